@@ -1,0 +1,224 @@
+//! A model behind a planner: histories in, rows of logits out, the KV cache used as far as it reaches.
+
+use super::plan::{Change, Pass, Planner, Progress, Request, SequenceId};
+use crate::backend::{Backend, Capabilities, Span};
+use crate::error::{Error, Result};
+use crate::vocab::Token;
+use std::time::{Duration, Instant};
+
+/// Requests to one model, with what has come of them. Reused from step to step, so that a step allocates nothing.
+#[derive(Debug, Default)]
+pub struct Work {
+    requests: Vec<Request>,
+    progress: Vec<Progress>,
+    rows: Vec<Vec<f32>>,
+    errors: Vec<Option<Error>>,
+    /// Buffers of requests that are done.
+    spare: Vec<(Vec<Token>, Vec<f32>)>,
+    /// After a failed pass: one request at a time, so that each gets its own outcome.
+    alone: bool,
+}
+
+impl Work {
+    /// Adds a request and returns its index. `write` appends the history to an empty vector.
+    pub fn push(&mut self, sequence: SequenceId, rows: usize, write: impl FnOnce(&mut Vec<Token>)) -> usize {
+        let (mut history, mut logits) = self.spare.pop().unwrap_or_default();
+        history.clear();
+        logits.clear();
+        write(&mut history);
+        let rows = rows.clamp(1, history.len().max(1));
+        self.requests.push(Request { sequence, history, rows });
+        self.progress.push(Progress::default());
+        self.rows.push(logits);
+        self.errors.push(None);
+        self.requests.len() - 1
+    }
+
+    /// Takes out request `index`; the last one moves to its place.
+    pub fn swap_remove(&mut self, index: usize) {
+        let request = self.requests.swap_remove(index);
+        self.progress.swap_remove(index);
+        self.errors.swap_remove(index);
+        self.spare.push((request.history, self.rows.swap_remove(index)));
+    }
+
+    /// Takes out all requests.
+    pub fn clear(&mut self) {
+        while !self.requests.is_empty() {
+            self.swap_remove(self.requests.len() - 1);
+        }
+    }
+
+    /// Number of requests.
+    pub fn len(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Whether there are no requests.
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    /// Whether request `index` has all its rows, or has failed.
+    pub fn is_done(&self, index: usize) -> bool {
+        self.progress[index].complete
+    }
+
+    /// Whether all requests are done.
+    pub fn all_done(&self) -> bool {
+        self.progress.iter().all(|p| p.complete)
+    }
+
+    /// Tokens of all histories together, and those computed or found in the cache so far.
+    pub fn tokens(&self) -> (usize, usize) {
+        let total = self.requests.iter().map(|r| r.history.len()).sum();
+        let done = self.progress.iter().map(Progress::computed).sum();
+        (total, done)
+    }
+
+    /// The rows of a request that is done: `rows * vocab` logits, oldest position first.
+    ///
+    /// # Errors
+    /// What made this request fail; those beside it are not affected.
+    pub fn rows(&self, index: usize) -> Result<&[f32]> {
+        match &self.errors[index] {
+            Some(error) => Err(error.clone()),
+            None => Ok(&self.rows[index]),
+        }
+    }
+
+    fn fail(&mut self, index: usize, error: Error) {
+        self.errors[index] = Some(error);
+        self.progress[index].complete = true;
+    }
+}
+
+/// A model whose slots are caches of histories. Host and proxies alike.
+pub struct CachedModel {
+    name: String,
+    backend: Box<dyn Backend>,
+    planner: Planner,
+    pass: Pass,
+    before: Vec<Progress>,
+    forward_time: Duration,
+}
+
+impl CachedModel {
+    /// A model with empty slots; `name` is used in errors.
+    pub fn new(name: impl Into<String>, backend: impl Backend + 'static) -> Self {
+        let planner = Planner::new(backend.capabilities().clone());
+        Self {
+            name: name.into(),
+            backend: Box::new(backend),
+            planner,
+            pass: Pass::default(),
+            before: Vec::new(),
+            forward_time: Duration::ZERO,
+        }
+    }
+
+    /// What the model can do.
+    pub fn capabilities(&self) -> &Capabilities {
+        self.planner.capabilities()
+    }
+
+    /// Time spent in the engine so far.
+    pub fn forward_time(&self) -> Duration {
+        self.forward_time
+    }
+
+    /// Sequences that have lost their slot to another so far.
+    pub fn evictions(&self) -> u64 {
+        self.planner.evictions()
+    }
+
+    /// Frees the slot of a sequence that is gone.
+    pub fn remove(&mut self, sequence: SequenceId) {
+        self.planner.remove(sequence);
+    }
+
+    /// Runs passes until every request is done.
+    pub fn run(&mut self, work: &mut Work) {
+        while !work.all_done() {
+            self.advance(work);
+        }
+        work.alone = false;
+    }
+
+    /// Runs one forward pass over whatever fits it. A failure stays with the request that caused it.
+    pub fn advance(&mut self, work: &mut Work) {
+        self.refuse_misfits(work);
+        let Some(first) = work.progress.iter().position(|p| !p.complete) else {
+            work.alone = false;
+            return;
+        };
+        let range = if work.alone { first..first + 1 } else { 0..work.len() };
+        self.before.clear();
+        self.before.extend_from_slice(&work.progress);
+        let requests = &work.requests[range.clone()];
+        self.planner.plan(requests, &mut work.progress[range.clone()], &mut self.pass);
+        self.pass.pieces.iter_mut().for_each(|p| p.request += range.start);
+        match self.execute(&work.requests) {
+            Ok(()) => self.deliver(work),
+            Err(error) => self.recover(work, error),
+        }
+    }
+
+    fn refuse_misfits(&self, work: &mut Work) {
+        let context = self.capabilities().context;
+        for index in 0..work.len() {
+            let tokens = work.requests[index].history.len();
+            if tokens == 0 {
+                let error = Error::invalid(format!("history of the {}", self.name), "no tokens", "at least one");
+                work.fail(index, error);
+            } else if tokens > context {
+                work.fail(index, Error::Length { model: self.name.clone(), tokens, context });
+            }
+        }
+    }
+
+    fn execute(&mut self, requests: &[Request]) -> Result<()> {
+        let begin = Instant::now();
+        for change in &self.pass.changes {
+            match *change {
+                Change::Clear { slot } => self.backend.clear(slot),
+                Change::Truncate { slot, len } => self.backend.truncate(slot, len)?,
+                Change::Fork { from, to, len } => self.backend.fork(from, to, len)?,
+            }
+        }
+        let spans: Vec<Span<'_>> = self.pass.pieces.iter().map(|p| p.span(requests)).collect();
+        let outcome = self.backend.forward(&spans);
+        self.forward_time += begin.elapsed();
+        outcome
+    }
+
+    fn deliver(&self, work: &mut Work) {
+        let mut row = 0;
+        for piece in &self.pass.pieces {
+            let rows = &mut work.rows[piece.request];
+            for _ in 0..piece.rows {
+                rows.extend_from_slice(self.backend.logits(row));
+                row += 1;
+            }
+        }
+    }
+
+    /// After a failed pass nothing is known of its slots. Those that shared it are computed again, one by one.
+    fn recover(&mut self, work: &mut Work, error: Error) {
+        let touched = self.pass.changes.iter().map(|c| match *c {
+            Change::Clear { slot } | Change::Truncate { slot, .. } | Change::Fork { to: slot, .. } => slot,
+        });
+        for slot in touched.chain(self.pass.pieces.iter().map(|p| p.slot)) {
+            self.backend.clear(slot);
+            self.planner.forget(slot);
+        }
+        work.progress.copy_from_slice(&self.before);
+        if let [piece] = self.pass.pieces[..] {
+            tracing::debug!(model = self.name, %error, "forward pass failed");
+            work.fail(piece.request, error);
+        } else {
+            tracing::debug!(model = self.name, %error, "shared forward pass failed, trying one request at a time");
+            work.alone = true;
+        }
+    }
+}

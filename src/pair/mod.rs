@@ -1,0 +1,191 @@
+//! The lockstep pair: tuned and untuned proxy, run over the same sequences at the same time.
+//!
+//! [`plan`] turns histories into engine calls, [`CachedModel`] executes them for one model, [`Pair`] does both proxies
+//! side by side, [`Runner`] owns a pair on a thread of its own and [`Sequence`] is what an engine's adapter holds.
+
+mod cached;
+mod history;
+mod lane;
+pub mod plan;
+mod runner;
+mod sequence;
+
+pub use cached::{CachedModel, Work};
+pub use history::History;
+pub use plan::SequenceId;
+pub use runner::{Runner, RunnerStats};
+pub use sequence::Sequence;
+
+use crate::combine;
+use crate::error::Result;
+use crate::vocab::TokenMap;
+use lane::Lane;
+use std::time::Duration;
+
+/// One of the two small models, and where the host's tokens stand in its vocabulary.
+pub struct Proxy {
+    /// The model.
+    pub model: CachedModel,
+    /// From host tokens to its own.
+    pub map: TokenMap,
+}
+
+/// Where the proxies' passes run in relation to each other and to the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Placement {
+    /// One after the other on the caller's thread: each may use all cores.
+    InTurn,
+    /// At once: the tuned proxy on the caller's thread, the untuned on another. Best where each is small and
+    /// the two have disjoint cores.
+    #[default]
+    SideBySide,
+    /// Both on threads of their own, so that the caller can do something else between start and finish: best where the
+    /// proxies have cores or a device of their own.
+    Background,
+}
+
+/// The two proxies with the requests in flight.
+///
+/// Requests are pushed, rounds are run until they are done, rows are read, requests are taken out.
+pub struct Pair {
+    tuned: Lane,
+    untuned: Lane,
+    maps: [TokenMap; 2],
+    works: Option<[Work; 2]>,
+    context: [usize; 2],
+}
+
+impl Pair {
+    /// A pair of proxies with empty caches.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn new(tuned: Proxy, untuned: Proxy, placement: Placement) -> Result<Self> {
+        let context = [tuned.model.capabilities().context, untuned.model.capabilities().context];
+        let own = |name, model| Lane::thread(name, model);
+        let (t, u) = match placement {
+            Placement::InTurn => (Lane::here(tuned.model), Lane::here(untuned.model)),
+            Placement::SideBySide => (Lane::here(tuned.model), own("untuned", untuned.model)?),
+            Placement::Background => (own("tuned", tuned.model)?, own("untuned", untuned.model)?),
+        };
+        Ok(Self { tuned: t, untuned: u, maps: [tuned.map, untuned.map], works: Some(Default::default()), context })
+    }
+
+    /// Tokens that a slot of the tuned and of the untuned proxy holds.
+    pub fn context(&self) -> [usize; 2] {
+        self.context
+    }
+
+    /// Length of the host's rows.
+    pub fn host_vocab(&self) -> usize {
+        self.maps[0].host_len()
+    }
+
+    /// Adds a request for the last `rows` positions of a sequence; returns its index.
+    pub fn push(&mut self, sequence: SequenceId, history: &History, rows: usize) -> usize {
+        let [tuned_map, untuned_map] = &self.maps;
+        let [tuned, untuned] = self.works.get_or_insert_default();
+        tuned.push(sequence, rows, |tokens| history.write_tuned(tuned_map, tokens));
+        untuned.push(sequence, rows, |tokens| history.write_untuned(untuned_map, tokens))
+    }
+
+    /// Takes out request `index`; the last one moves to its place.
+    pub fn swap_remove(&mut self, index: usize) {
+        self.works.iter_mut().flatten().for_each(|w| w.swap_remove(index));
+    }
+
+    /// Takes out all requests.
+    pub fn clear(&mut self) {
+        self.works.iter_mut().flatten().for_each(Work::clear);
+    }
+
+    /// Number of requests.
+    pub fn len(&self) -> usize {
+        self.works.as_ref().map_or(0, |w| w[0].len())
+    }
+
+    /// Whether there are no requests.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether request `index` is done by both proxies.
+    pub fn is_done(&self, index: usize) -> bool {
+        self.works.iter().flatten().all(|w| w.is_done(index))
+    }
+
+    /// Whether all requests are done.
+    pub fn all_done(&self) -> bool {
+        self.works.iter().flatten().all(Work::all_done)
+    }
+
+    /// Begins a round: at most one forward pass of each proxy, over whatever fits it.
+    pub fn start(&mut self) {
+        let [tuned, untuned] = self.works.take().unwrap_or_default();
+        // First the one that may run elsewhere.
+        self.untuned.start(untuned);
+        self.tuned.start(tuned);
+    }
+
+    /// Ends the round begun by [`Pair::start`].
+    ///
+    /// # Errors
+    /// When a proxy's thread is gone; all requests are lost then. The failure of a forward pass is no such error: it
+    /// stays with its request and shows in [`Pair::rows`].
+    pub fn finish(&mut self) -> Result<()> {
+        let tuned = self.tuned.finish();
+        let untuned = self.untuned.finish();
+        self.works = Some([tuned?, untuned?]);
+        Ok(())
+    }
+
+    /// Runs rounds until all requests are done.
+    ///
+    /// # Errors
+    /// As [`Pair::finish`].
+    pub fn run(&mut self) -> Result<()> {
+        while !self.all_done() {
+            self.start();
+            self.finish()?;
+        }
+        Ok(())
+    }
+
+    /// Rows of request `index`, tuned and untuned, each over its proxy's vocabulary, oldest position first.
+    ///
+    /// # Errors
+    /// What made either proxy fail on this request.
+    pub fn rows(&self, index: usize) -> Result<[&[f32]; 2]> {
+        let Some([tuned, untuned]) = &self.works else { return Ok([&[], &[]]) };
+        Ok([tuned.rows(index)?, untuned.rows(index)?])
+    }
+
+    /// Writes `tuned - untuned` of row `row` of request `index` over the host's vocabulary.
+    ///
+    /// # Errors
+    /// As [`Pair::rows`].
+    pub fn offset(&self, index: usize, row: usize, offset: &mut [f32]) -> Result<()> {
+        let [tuned, untuned] = self.rows(index)?;
+        let [tuned_map, untuned_map] = &self.maps;
+        let row_of = |rows, len| -> &[f32] { &<[f32]>::as_ref(rows)[row * len..][..len] };
+        let tuned = (row_of(tuned, tuned_map.proxy_len()), tuned_map);
+        let untuned = (row_of(untuned, untuned_map.proxy_len()), untuned_map);
+        combine::offset(offset, tuned, untuned)
+    }
+
+    /// From host tokens to the tuned and to the untuned proxy's.
+    pub fn maps(&self) -> &[TokenMap; 2] {
+        &self.maps
+    }
+
+    /// Frees the slots of a sequence that is gone.
+    pub fn remove(&mut self, sequence: SequenceId) {
+        self.tuned.remove(sequence);
+        self.untuned.remove(sequence);
+    }
+
+    /// Time that the tuned and the untuned proxy have spent in their engines so far.
+    pub fn forward_time(&self) -> [Duration; 2] {
+        [self.tuned.forward_time(), self.untuned.forward_time()]
+    }
+}

@@ -1,0 +1,149 @@
+//! A sequence as an engine's adapter holds it.
+
+use super::History;
+use super::runner::{Link, Message, Wish};
+use crate::combine::{self, Logit, Shift};
+use crate::error::{Error, Result};
+use crate::vocab::Token;
+use crossbeam_channel::{Receiver, bounded};
+
+/// A handle to one sequence of a [`Runner`](super::Runner).
+///
+/// Changing it ([`extend`](Self::extend), [`rollback`](Self::rollback), [`sync`](Self::sync)) is bookkeeping and runs
+/// no model; [`prefetch`](Self::prefetch) starts the proxies, [`offset`](Self::offset) and [`shift`](Self::shift) wait
+/// for them. For an unchanged history the offset is computed once, however often it is asked for. Dropping the handle
+/// frees its slots in the proxies' caches.
+pub struct Sequence {
+    link: Link,
+    history: History,
+    alpha: f32,
+    /// The offset for the present history, where it is known or on its way.
+    pending: Option<Receiver<Result<Vec<f32>>>>,
+    known: bool,
+    /// Where the last offset stands; its memory goes to the runner and back.
+    offset: Vec<f32>,
+}
+
+impl Sequence {
+    pub(super) fn new(link: Link, history: History, alpha: f32) -> Self {
+        Self { link, history, alpha, pending: None, known: false, offset: Vec::new() }
+    }
+
+    /// What the models have read.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// The weight of the shift.
+    pub fn alpha(&self) -> f32 {
+        self.alpha
+    }
+
+    /// Sets the weight of the shift; negative turns it round.
+    pub fn set_alpha(&mut self, alpha: f32) {
+        self.alpha = alpha;
+    }
+
+    /// Appends generated tokens, in the host's vocabulary.
+    pub fn extend(&mut self, tokens: &[Token]) {
+        self.history.extend(tokens);
+        self.changed(!tokens.is_empty());
+    }
+
+    /// Drops the last `count` generated tokens; never any of the prompt.
+    pub fn rollback(&mut self, count: usize) {
+        let before = self.history.tokens().len();
+        self.history.rollback(count);
+        self.changed(before != self.history.tokens().len());
+    }
+
+    /// Takes over a full history, prompt included.
+    ///
+    /// # Errors
+    /// When it is shorter than the prompt; nothing is changed then.
+    pub fn sync(&mut self, history: &[Token]) -> Result<()> {
+        let changed = self.history.sync(history)?;
+        self.changed(changed);
+        Ok(())
+    }
+
+    /// What was computed, or is on its way, is for another history now.
+    fn changed(&mut self, changed: bool) {
+        if changed {
+            self.pending = None;
+            self.known = false;
+        }
+    }
+
+    /// A sequence with the same history that goes its own way. Lazy: no cache is copied and no model runs now; once
+    /// the fork needs an offset, it copies what the original has cached.
+    pub fn fork(&self, runner: &super::Runner) -> Self {
+        runner.sequence(self.history.clone(), self.alpha)
+    }
+
+    /// Starts computing the offset for the present history; returns at once. Nothing happens when it is there or on
+    /// its way already, or when `alpha` is 0.
+    ///
+    /// # Errors
+    /// When the runner is gone.
+    pub fn prefetch(&mut self) -> Result<()> {
+        if self.alpha == 0.0 || self.known || self.pending.is_some() {
+            return Ok(());
+        }
+        let (reply, pending) = bounded(1);
+        let wish = Wish {
+            sequence: self.link.sequence,
+            history: self.history.clone(),
+            offset: std::mem::take(&mut self.offset),
+            reply,
+        };
+        self.link.inbox.send(Message::Wish(wish)).map_err(|_| stopped())?;
+        self.pending = Some(pending);
+        Ok(())
+    }
+
+    /// The offset `tuned - untuned` for the token that follows the present history: one value for each of the
+    /// host's tokens, not yet weighed by `alpha`. Waits for the proxies where it must. All zero where `alpha` is 0:
+    /// then no model runs.
+    ///
+    /// # Errors
+    /// When a proxy failed on this sequence, its context is full, or the runner is gone.
+    pub fn offset(&mut self) -> Result<&[f32]> {
+        if self.alpha == 0.0 && !self.known {
+            self.offset.clear();
+            self.offset.resize(self.link.vocab, 0.0);
+            return Ok(&self.offset);
+        }
+        self.prefetch()?;
+        if let Some(pending) = self.pending.take() {
+            self.offset = pending.recv().map_err(|_| stopped())??;
+            self.known = true;
+        }
+        Ok(&self.offset)
+    }
+
+    /// Adds `alpha * (tuned - untuned)` to the host's logits for the present history, in place.
+    ///
+    /// Asked twice for one history it computes once, and shifts whatever it is given. With `alpha` 0 no model runs.
+    ///
+    /// # Errors
+    /// As [`offset`](Self::offset), and when `logits` has not the length of the host's vocabulary; `logits` is
+    /// untouched then.
+    pub fn shift<L: Logit>(&mut self, logits: &mut [L]) -> Result<Shift> {
+        if self.alpha == 0.0 {
+            return Ok(Shift::default());
+        }
+        let alpha = self.alpha;
+        combine::shift_by(logits, self.offset()?, alpha)
+    }
+}
+
+fn stopped() -> Error {
+    Error::Stopped("no thread serves this sequence any more".into())
+}
+
+impl Drop for Sequence {
+    fn drop(&mut self) {
+        let _ = self.link.inbox.send(Message::Remove(self.link.sequence));
+    }
+}
