@@ -1,0 +1,50 @@
+# proxytune: `make help` says what there is to make.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench build lint doc install-deps target-dir
+
+# Outside the working tree, so that it outlives a fresh checkout. One already set is kept.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/proxytune-target
+# A new rustup is found before the shell has been opened anew.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+# Passed to cargo, for instance FEATURES=cuda.
+FEATURES ?=
+CARGO_FLAGS := --locked $(if $(FEATURES),--features $(FEATURES))
+
+PROXYTUNE := $(CARGO_TARGET_DIR)/release/proxytune
+TRIO := --host models/tiny-host.gguf --tuned models/tiny-tuned.gguf --untuned models/tiny-untuned.gguf
+
+help: ## List what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+demo: build ## Build, check the tiny trio, show the host alone and proxy-tuned
+	@$(PROXYTUNE) check $(TRIO)
+	@echo
+	@scripts/demo.sh $(PROXYTUNE) $(TRIO)
+
+test: lint doc ## Format, lints, all tests, documentation
+	cargo test --release $(CARGO_FLAGS)
+
+bench: build ## Micro-benchmarks, then tokens/s of the tiny trio against its floor
+	cargo bench $(CARGO_FLAGS) --benches -- --warm-up-time 1 --measurement-time 2
+	$(PROXYTUNE) bench $(TRIO)
+
+build: install-deps target-dir ## Build the release binary
+	cargo build --release $(CARGO_FLAGS)
+
+lint: install-deps target-dir ## cargo fmt --check and clippy, warnings are errors
+	@scripts/component.sh rustfmt fmt || exit 0; set -x; cargo fmt --check
+	@scripts/component.sh clippy clippy || exit 0; set -x; cargo clippy --release --all-targets $(CARGO_FLAGS) -- -D warnings
+
+# In release as well: a debug build would compile the engine a second time.
+doc: install-deps target-dir ## Build the documentation, warnings are errors
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps $(CARGO_FLAGS)
+
+install-deps: ## Install what the engine's build needs and is missing (Debian, Ubuntu)
+	@scripts/install-deps.sh
+
+target-dir:
+	@scripts/target-dir.sh "$(CARGO_TARGET_DIR)"

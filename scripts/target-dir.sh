@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# target-dir.sh DIR: keeps compiled code from running on a processor that it was not compiled for.
+#
+# .cargo/config.toml builds for the very processor at hand. DIR may be a cache that moves between machines; there the
+# old code would die of an illegal instruction. So DIR notes its processor, and on another its builds are thrown away.
+set -euo pipefail
+dir=$1
+stamp=$dir/.cpu
+
+cpu() {
+    uname -sm
+    if [ -r /proc/cpuinfo ]; then
+        # x86 says flags, Arm says Features.
+        grep -m 1 -E '^(flags|Features)[[:space:]]*:' /proc/cpuinfo | tr ' ' '\n' | sort || true
+    else
+        sysctl -n machdep.cpu.brand_string machdep.cpu.features machdep.cpu.leaf7_features 2>/dev/null || true
+    fi
+}
+
+mkdir -p "$dir"
+now=$(cpu | cksum)
+[ -f "$stamp" ] && [ "$(cat "$stamp")" = "$now" ] && exit 0
+if [ -d "$dir/release" ] || [ -d "$dir/debug" ]; then
+    echo "$dir was built on another processor, or nobody knows on which: building anew" >&2
+    rm -rf "$dir/release" "$dir/debug"
+fi
+echo "$now" >"$stamp"
