@@ -1,11 +1,15 @@
 #![doc = include_str!("../README.md")]
-#![deny(missing_docs)]
+#![warn(missing_docs)]
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod backend;
 pub mod combine;
+pub mod config;
+#[cfg(feature = "llama")]
+pub mod decode;
 pub mod error;
 pub mod pair;
+pub mod prompt;
 pub mod vocab;
 
 pub use error::{Error, Result};

@@ -87,6 +87,17 @@ impl Work {
         }
     }
 
+    /// As [`rows`](Self::rows), to be changed in place.
+    ///
+    /// # Errors
+    /// As [`rows`](Self::rows).
+    pub fn rows_mut(&mut self, index: usize) -> Result<&mut [f32]> {
+        match &self.errors[index] {
+            Some(error) => Err(error.clone()),
+            None => Ok(&mut self.rows[index]),
+        }
+    }
+
     fn fail(&mut self, index: usize, error: Error) {
         self.errors[index] = Some(error);
         self.progress[index].complete = true;
@@ -122,7 +133,7 @@ impl CachedModel {
         self.planner.capabilities()
     }
 
-    /// Time spent in the engine so far.
+    /// Time spent in the engine so far, fetching its logits included: on an accelerator that is where one waits.
     pub fn forward_time(&self) -> Duration {
         self.forward_time
     }
@@ -158,10 +169,12 @@ impl CachedModel {
         let requests = &work.requests[range.clone()];
         self.planner.plan(requests, &mut work.progress[range.clone()], &mut self.pass);
         self.pass.pieces.iter_mut().for_each(|p| p.request += range.start);
+        let begin = Instant::now();
         match self.execute(&work.requests) {
             Ok(()) => self.deliver(work),
             Err(error) => self.recover(work, error),
         }
+        self.forward_time += begin.elapsed();
     }
 
     fn refuse_misfits(&self, work: &mut Work) {
@@ -178,7 +191,6 @@ impl CachedModel {
     }
 
     fn execute(&mut self, requests: &[Request]) -> Result<()> {
-        let begin = Instant::now();
         for change in &self.pass.changes {
             match *change {
                 Change::Clear { slot } => self.backend.clear(slot),
@@ -187,9 +199,7 @@ impl CachedModel {
             }
         }
         let spans: Vec<Span<'_>> = self.pass.pieces.iter().map(|p| p.span(requests)).collect();
-        let outcome = self.backend.forward(&spans);
-        self.forward_time += begin.elapsed();
-        outcome
+        self.backend.forward(&spans)
     }
 
     fn deliver(&self, work: &mut Work) {

@@ -16,7 +16,7 @@ pub use plan::SequenceId;
 pub use runner::{Runner, RunnerStats};
 pub use sequence::Sequence;
 
-use crate::combine;
+use crate::combine::{self, Shift};
 use crate::error::Result;
 use crate::vocab::TokenMap;
 use lane::Lane;
@@ -119,6 +119,11 @@ impl Pair {
         self.works.iter().flatten().all(Work::all_done)
     }
 
+    /// Tokens of all histories together, and those computed or found in a cache so far, over both proxies.
+    pub fn tokens(&self) -> (usize, usize) {
+        self.works.iter().flatten().map(Work::tokens).fold((0, 0), |sum, (total, done)| (sum.0 + total, sum.1 + done))
+    }
+
     /// Begins a round: at most one forward pass of each proxy, over whatever fits it.
     pub fn start(&mut self) {
         let [tuned, untuned] = self.works.take().unwrap_or_default();
@@ -160,17 +165,38 @@ impl Pair {
         Ok([tuned.rows(index)?, untuned.rows(index)?])
     }
 
-    /// Writes `tuned - untuned` of row `row` of request `index` over the host's vocabulary.
+    /// Row `row` of request `index`, tuned and untuned.
+    ///
+    /// # Errors
+    /// As [`Pair::rows`].
+    pub fn row(&self, index: usize, row: usize) -> Result<[&[f32]; 2]> {
+        let [tuned, untuned] = self.rows(index)?;
+        let [tuned_len, untuned_len] = self.maps.each_ref().map(TokenMap::proxy_len);
+        Ok([&tuned[row * tuned_len..][..tuned_len], &untuned[row * untuned_len..][..untuned_len]])
+    }
+
+    /// Writes `tuned - untuned` of a row over the host's vocabulary.
     ///
     /// # Errors
     /// As [`Pair::rows`].
     pub fn offset(&self, index: usize, row: usize, offset: &mut [f32]) -> Result<()> {
-        let [tuned, untuned] = self.rows(index)?;
-        let [tuned_map, untuned_map] = &self.maps;
-        let row_of = |rows, len| -> &[f32] { &<[f32]>::as_ref(rows)[row * len..][..len] };
-        let tuned = (row_of(tuned, tuned_map.proxy_len()), tuned_map);
-        let untuned = (row_of(untuned, untuned_map.proxy_len()), untuned_map);
-        combine::offset(offset, tuned, untuned)
+        let [tuned, untuned] = self.row(index, row)?;
+        combine::offset(offset, (tuned, &self.maps[0]), (untuned, &self.maps[1]))
+    }
+
+    /// Adds `alpha * (tuned - untuned)` of a row to the host's logits, in place. `scratch` is used where the
+    /// vocabularies differ.
+    ///
+    /// # Errors
+    /// As [`Pair::rows`]; `host` is untouched then.
+    pub fn shift(&self, index: usize, row: usize, host: &mut [f32], alpha: f32, scratch: &mut Vec<f32>) -> Result<Shift> {
+        if self.maps.iter().all(TokenMap::is_identity) {
+            let [tuned, untuned] = self.row(index, row)?;
+            return combine::shift(host, tuned, untuned, alpha);
+        }
+        scratch.resize(host.len(), 0.0);
+        self.offset(index, row, scratch)?;
+        combine::shift_by(host, scratch, alpha)
     }
 
     /// From host tokens to the tuned and to the untuned proxy's.

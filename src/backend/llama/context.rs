@@ -1,0 +1,228 @@
+//! The KV caches of one model, and its forward passes.
+
+use super::model::LlamaModel;
+use super::{log, sys};
+use crate::backend::{Backend, Capabilities, Span};
+use crate::error::{Error, Result};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+/// How a context is made.
+#[derive(Debug, Clone)]
+pub struct ContextOptions {
+    /// What the model is called in errors.
+    pub name: String,
+    /// Sequences kept at once, 1 to 256.
+    pub slots: usize,
+    /// Tokens that a slot holds; 0: as many as the model was trained on.
+    pub context: usize,
+    /// Most tokens of one forward pass.
+    pub batch: usize,
+    /// Threads of its own pool, the caller's included.
+    pub threads: usize,
+    /// How eagerly the pool's idle threads wait for work, 0 (asleep at once) to 100 (always spinning).
+    pub poll: u32,
+}
+
+impl Default for ContextOptions {
+    fn default() -> Self {
+        Self { name: "model".into(), slots: 1, context: 0, batch: 512, threads: 1, poll: 0 }
+    }
+}
+
+/// A [`Backend`] over llama.cpp.
+///
+/// Every slot is a stream of its own in the KV cache, so a token attends over its own sequence only, whatever the others
+/// hold. The cache is in f32 for models in f32, else in f16.
+pub struct LlamaContext {
+    raw: NonNull<sys::llama_context>,
+    pool: NonNull<sys::ggml_threadpool>,
+    batch: sys::llama_batch,
+    /// Places in the batch whose logits were asked for.
+    rows: Vec<i32>,
+    capabilities: Capabilities,
+    name: String,
+    _model: Arc<LlamaModel>,
+}
+
+// SAFETY: a context may be used from any thread, one at a time, which `&mut self` ensures.
+unsafe impl Send for LlamaContext {}
+
+impl LlamaContext {
+    /// Makes empty caches for a model.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] when the caches would not fit the free memory, [`Error::Engine`] when the engine refuses.
+    pub fn new(model: Arc<LlamaModel>, options: &ContextOptions) -> Result<Self> {
+        let context = if options.context == 0 { model.trained_context() } else { options.context }.max(1);
+        let slots = options.slots;
+        if !(1..=256).contains(&slots) {
+            return Err(Error::invalid("slots", slots, "1 to 256"));
+        }
+        let total = u32::try_from(context.next_multiple_of(256) * slots)
+            .map_err(|_| Error::invalid("context", context, "slots times context below 2^32 tokens"))?;
+        let (kv_type, kv_bytes) = if model.is_f32() { (sys::GGML_TYPE_F32, 4) } else { (sys::GGML_TYPE_F16, 2) };
+        fits_memory(&options.name, model.kv_bytes_per_token(kv_bytes) * u64::from(total))?;
+        let batch = options.batch.max(slots);
+        // SAFETY: parameters come from the engine's defaults; the model outlives the context (`_model`).
+        let (raw, reason) = log::with_last_error(|| unsafe {
+            let mut params = sys::llama_context_default_params();
+            params.n_ctx = total;
+            params.n_batch = batch as u32;
+            params.n_ubatch = batch as u32;
+            params.n_seq_max = slots as u32;
+            params.n_threads = options.threads as i32;
+            params.n_threads_batch = options.threads as i32;
+            params.type_k = kv_type;
+            params.type_v = kv_type;
+            params.kv_unified = false;
+            params.swa_full = true;
+            params.no_perf = true;
+            sys::llama_init_from_model(model.raw(), params)
+        });
+        let refused = |what: &str| {
+            Error::engine(&options.name, format!("llama.cpp cannot make its KV cache ({what}); lower --ctx or slots"))
+        };
+        let raw = NonNull::new(raw).ok_or_else(|| refused(&reason))?;
+        let Some(pool) = thread_pool(options) else {
+            // SAFETY: just made, used by nobody.
+            unsafe { sys::llama_free(raw.as_ptr()) };
+            return Err(Error::engine(&options.name, format!("cannot start {} threads", options.threads)));
+        };
+        // SAFETY: context and pool are alive, and freed in that order. The batch gets room for `batch` tokens.
+        let batch_memory = unsafe {
+            sys::llama_attach_threadpool(raw.as_ptr(), pool.as_ptr(), pool.as_ptr());
+            sys::llama_batch_init(batch as i32, 0, 1)
+        };
+        let recurrent = model.is_recurrent();
+        let capabilities = Capabilities {
+            slots,
+            context,
+            batch,
+            vocab: model.vocab_len(),
+            truncate: !recurrent,
+            fork: !recurrent,
+        };
+        let name = options.name.clone();
+        Ok(Self { raw, pool, batch: batch_memory, rows: Vec::new(), capabilities, name, _model: model })
+    }
+
+    fn memory(&self) -> sys::llama_memory_t {
+        // SAFETY: the context is alive.
+        unsafe { sys::llama_get_memory(self.raw.as_ptr()) }
+    }
+
+    fn fill_batch(&mut self, spans: &[Span<'_>]) -> Result<()> {
+        let count: usize = spans.iter().map(|s| s.tokens.len()).sum();
+        if count == 0 || count > self.capabilities.batch {
+            let what = format!("a pass of {count} tokens, 1 to {} are possible", self.capabilities.batch);
+            return Err(Error::engine(&self.name, what));
+        }
+        let vocab = self.capabilities.vocab;
+        self.rows.clear();
+        let mut at = 0;
+        for span in spans {
+            let first_row = span.tokens.len() - span.rows;
+            for (i, &token) in span.tokens.iter().enumerate() {
+                if token as usize >= vocab {
+                    let what = format!("token {token} is outside its vocabulary of {vocab}");
+                    return Err(Error::engine(&self.name, what));
+                }
+                // SAFETY: `at` stays below the batch's room; each `seq_id[at]` has room for one.
+                unsafe {
+                    *self.batch.token.add(at) = token as i32;
+                    *self.batch.pos.add(at) = (span.start + i) as i32;
+                    *self.batch.n_seq_id.add(at) = 1;
+                    **self.batch.seq_id.add(at) = span.slot as i32;
+                    *self.batch.logits.add(at) = i8::from(i >= first_row);
+                }
+                if i >= first_row {
+                    self.rows.push(at as i32);
+                }
+                at += 1;
+            }
+        }
+        self.batch.n_tokens = at as i32;
+        Ok(())
+    }
+}
+
+impl Backend for LlamaContext {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn forward(&mut self, spans: &[Span<'_>]) -> Result<()> {
+        self.fill_batch(spans)?;
+        // SAFETY: the batch is filled for `n_tokens` tokens, all within vocabulary, slots and context.
+        let (code, reason) =
+            log::with_last_error(|| unsafe { sys::llama_decode(self.raw.as_ptr(), self.batch) });
+        let what = match code {
+            0 => return Ok(()),
+            1 => "no room in the KV cache",
+            2 => "aborted",
+            _ => "the forward pass failed",
+        };
+        Err(Error::engine(&self.name, format!("{what} (llama.cpp: {code} {reason})")))
+    }
+
+    fn logits(&self, row: usize) -> &[f32] {
+        // SAFETY: the place was asked for in the last pass; the engine keeps its row until the next one.
+        unsafe {
+            let row = sys::llama_get_logits_ith(self.raw.as_ptr(), self.rows[row]);
+            if row.is_null() { &[] } else { std::slice::from_raw_parts(row, self.capabilities.vocab) }
+        }
+    }
+
+    fn truncate(&mut self, slot: usize, len: usize) -> Result<()> {
+        // SAFETY: the memory is alive; positions are checked by the engine.
+        let done = unsafe { sys::llama_memory_seq_rm(self.memory(), slot as i32, len as i32, -1) };
+        if done { Ok(()) } else { Err(Error::engine(&self.name, format!("cannot cut slot {slot} back to {len}"))) }
+    }
+
+    fn fork(&mut self, from: usize, to: usize, len: usize) -> Result<()> {
+        self.clear(to);
+        // SAFETY: the memory is alive and both slots exist. Streams are only ever copied whole.
+        unsafe { sys::llama_memory_seq_cp(self.memory(), from as i32, to as i32, -1, -1) };
+        self.truncate(to, len)
+    }
+
+    fn clear(&mut self, slot: usize) {
+        // SAFETY: the memory is alive; removing a whole sequence never fails.
+        unsafe { sys::llama_memory_seq_rm(self.memory(), slot as i32, -1, -1) };
+    }
+}
+
+impl Drop for LlamaContext {
+    fn drop(&mut self) {
+        // SAFETY: all three were made in `new`, and nobody else frees them.
+        unsafe {
+            sys::llama_batch_free(self.batch);
+            sys::llama_free(self.raw.as_ptr());
+            sys::ggml_threadpool_free(self.pool.as_ptr());
+        }
+    }
+}
+
+fn thread_pool(options: &ContextOptions) -> Option<NonNull<sys::ggml_threadpool>> {
+    // SAFETY: parameters come from the engine's defaults and are read during the call only.
+    unsafe {
+        let mut params = sys::ggml_threadpool_params_default(options.threads.max(1) as i32);
+        params.poll = options.poll;
+        NonNull::new(sys::ggml_threadpool_new(&mut params))
+    }
+}
+
+/// Linux hands out memory it does not have and kills the process on first use: so ask before.
+fn fits_memory(name: &str, needed: u64) -> Result<()> {
+    // Where the system does not tell, the engine finds out.
+    let available = sysinfo::System::new().map_or(0, |mut system| {
+        system.refresh_memory();
+        system.available_memory()
+    });
+    if available > 0 && needed > available {
+        let help = "lower --ctx, or slots in the configuration".into();
+        return Err(Error::Memory { what: format!("the KV cache of the {name}"), needed, available, help });
+    }
+    Ok(())
+}

@@ -1,0 +1,229 @@
+//! The configuration file.
+
+use crate::error::{Error, Result};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// All of it. Every key has a default but the models.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The large model.
+    pub host: Host,
+    /// The two small ones and what they do to it.
+    pub proxy_tuning: ProxyTuning,
+    /// Where a server listens.
+    pub server: Server,
+}
+
+/// `[host]`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Host {
+    /// GGUF file.
+    pub model: Option<PathBuf>,
+    /// Tokens a sequence may have; 0: what the model was trained on.
+    pub ctx: usize,
+    /// Layers on the accelerator, as llama.cpp's; negative: all.
+    pub gpu_layers: i32,
+    /// The accelerator by llama.cpp's name.
+    pub device: Option<String>,
+}
+
+/// `[proxy_tuning]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProxyTuning {
+    /// GGUF file of the tuned proxy.
+    pub tuned: Option<PathBuf>,
+    /// GGUF file of the untuned proxy.
+    pub untuned: Option<PathBuf>,
+    /// Weight of the shift; negative turns it round.
+    pub alpha: f32,
+    /// `off`, or `auto`: where it pays.
+    pub speculate: String,
+    /// What happens to a request whose proxies fail.
+    pub on_error: OnError,
+    /// Sequences kept in the proxies' caches.
+    pub slots: usize,
+    /// Tokens a slot holds; 0: what the proxy was trained on.
+    pub ctx: usize,
+    /// Threads for all models together; 0: all cores.
+    pub threads: usize,
+    /// Layers of the proxies on the accelerator, as llama.cpp's; negative: all.
+    pub gpu_layers: i32,
+    /// The proxies' accelerator by llama.cpp's name.
+    pub device: Option<String>,
+    /// What the tuned proxy reads for a prompt.
+    pub tuned_prompt: TunedPrompt,
+}
+
+impl Default for ProxyTuning {
+    fn default() -> Self {
+        Self {
+            tuned: None,
+            untuned: None,
+            alpha: 1.0,
+            speculate: "auto".into(),
+            on_error: OnError::Host,
+            slots: 16,
+            ctx: 0,
+            threads: 0,
+            gpu_layers: 0,
+            device: None,
+            tuned_prompt: TunedPrompt::default(),
+        }
+    }
+}
+
+/// What happens to a request whose proxies fail.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnError {
+    /// It goes on unshifted, counted and logged.
+    #[default]
+    Host,
+    /// It ends with an error.
+    Stop,
+}
+
+/// `[proxy_tuning.tuned_prompt]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TunedPrompt {
+    /// `own`, `host`, `none`, or a file with a Jinja chat template.
+    pub template: String,
+    /// System prompt for the tuned proxy alone.
+    pub system: Option<String>,
+}
+
+impl Default for TunedPrompt {
+    fn default() -> Self {
+        Self { template: "own".into(), system: None }
+    }
+}
+
+/// `[server]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Server {
+    /// Address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self { host: "127.0.0.1".into(), port: 8080 }
+    }
+}
+
+impl Config {
+    /// Reads a TOML file; model paths in it are relative to the working directory.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with line and key; an unknown key names the nearest known one.
+    pub fn read(path: &Path) -> Result<Self> {
+        let error = |what, help: &str| Error::Config { path: path.into(), what, help: help.into() };
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| error(format!("cannot be read ({e})"), "give the path of a TOML file"))?;
+        Self::parse(&text).map_err(|(what, help)| error(what, &help))
+    }
+
+    fn parse(text: &str) -> std::result::Result<Self, (String, String)> {
+        toml::from_str(text).map_err(|e| {
+            let line = e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+            (format!("line {line}: {}", e.message()), advice(e.message()))
+        })
+    }
+
+    /// Checks values that no type can.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] that names the flag or key.
+    pub fn check(&self) -> Result<()> {
+        let tuning = &self.proxy_tuning;
+        check_alpha(tuning.alpha)?;
+        if !(1..=256).contains(&tuning.slots) {
+            return Err(Error::invalid("slots", tuning.slots, "1 to 256"));
+        }
+        if !matches!(tuning.speculate.as_str(), "off" | "auto") {
+            let expected = "off or auto; drafting a fixed number of tokens is not built yet";
+            return Err(Error::invalid("--speculate", &tuning.speculate, expected));
+        }
+        Ok(())
+    }
+}
+
+/// Checks the weight of a shift.
+///
+/// # Errors
+/// [`Error::Invalid`] when it is NaN or infinite.
+pub fn check_alpha(alpha: f32) -> Result<()> {
+    let expected = "a finite number: 1 as in the paper, 0 for none, negative to turn the shift round";
+    if alpha.is_finite() { Ok(()) } else { Err(Error::invalid("--alpha", alpha, expected)) }
+}
+
+/// What to do about a TOML error; for an unknown key the known one that is spelt most alike.
+fn advice(message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let unknown = message.starts_with("unknown field").then(|| quoted.next()).flatten();
+    let nearest = unknown.and_then(|unknown| {
+        let alike = |known: &str| strsim::jaro_winkler(unknown, known);
+        quoted.max_by(|a, b| alike(a).total_cmp(&alike(b)))
+    });
+    match nearest {
+        Some(known) => format!("did you mean `{known}`?"),
+        None => "see the example in the README".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_file_is_read() {
+        let text = r#"
+            [host]
+            model = "models/tiny-host.gguf"
+            [proxy_tuning]
+            tuned = "models/tiny-tuned.gguf"
+            untuned = "models/tiny-untuned.gguf"
+            alpha = 0.5
+            speculate = "auto"
+            on_error = "stop"
+            slots = 8
+            [proxy_tuning.tuned_prompt]
+            template = "own"
+            system = "You are helpful."
+            [server]
+            port = 9000
+        "#;
+        let config = Config::parse(text).unwrap();
+        assert_eq!(config.proxy_tuning.alpha, 0.5);
+        assert_eq!(config.proxy_tuning.on_error, OnError::Stop);
+        assert_eq!(config.server, Server { host: "127.0.0.1".into(), port: 9000 });
+        config.check().unwrap();
+    }
+
+    #[test]
+    fn an_unknown_key_names_its_line_and_the_nearest_known_one() {
+        let (what, help) = Config::parse("[proxy_tuning]\nalpha = 1\nuntunned = 'x'\n").unwrap_err();
+        assert!(what.contains("line 3") && what.contains("untunned"), "{what}");
+        assert_eq!(help, "did you mean `untuned`?");
+    }
+
+    #[test]
+    fn a_wrong_type_names_its_line() {
+        let (what, _) = Config::parse("[proxy_tuning]\nalpha = 'much'\n").unwrap_err();
+        assert!(what.contains("line 2"), "{what}");
+    }
+
+    #[test]
+    fn alpha_may_be_any_finite_number() {
+        assert!([-1.0, 0.0, 30.0].iter().all(|&a| check_alpha(a).is_ok()));
+        assert!([f32::NAN, f32::INFINITY, f32::NEG_INFINITY].iter().all(|&a| check_alpha(a).is_err()));
+    }
+}

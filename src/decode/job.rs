@@ -1,0 +1,248 @@
+//! One sequence to decode: what is asked, how it stands, what came of it.
+
+use super::TextStream;
+use crate::backend::Capabilities;
+use crate::backend::llama::{Sampler, SamplerOptions};
+use crate::error::{Error, Result};
+use crate::pair::{History, SequenceId};
+use crate::vocab::{Token, TokenMap};
+use std::time::Duration;
+
+/// A sequence to decode.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// Prompts of host and tuned proxy.
+    pub history: History,
+    /// Weight of the shift.
+    pub alpha: f32,
+    /// How tokens are chosen.
+    pub sampler: SamplerOptions,
+    /// Most tokens to generate.
+    pub max_tokens: usize,
+    /// Strings that end the text and are not part of it.
+    pub stops: Vec<String>,
+    /// Whether control tokens show in the text.
+    pub control: bool,
+}
+
+/// Why a sequence ended.
+#[derive(Debug, Clone)]
+pub enum Finish {
+    /// By an end token or a stop string.
+    Stop,
+    /// By the number of tokens, or a full context.
+    Length,
+    /// The listener said stop.
+    Interrupted,
+    /// The host failed on it, or a proxy did and the policy is to stop.
+    Error(Error),
+}
+
+/// What the shift did at one position.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Position {
+    /// The token chosen.
+    pub token: Token,
+    /// The host's most likely token before the shift.
+    pub host_top: Token,
+    /// The most likely token after it.
+    pub top: Token,
+    /// Where they were asked for: probabilities of the chosen token, at temperature 1.
+    pub probabilities: Option<Probabilities>,
+}
+
+/// How likely the chosen token was to each model.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Probabilities {
+    /// To the host.
+    pub host: f32,
+    /// After the shift.
+    pub shifted: f32,
+    /// To the tuned and to the untuned proxy; `None` without proxies, or for a token that one lacks.
+    pub proxies: Option<[f32; 2]>,
+}
+
+impl Position {
+    /// Whether the shift changed the most likely token.
+    pub fn is_shifted(&self) -> bool {
+        self.host_top != self.top
+    }
+
+    /// Fills in the probabilities from the rows of all models.
+    pub(super) fn explain(&mut self, host: &[f32], shifted: &[f32], proxies: Option<([&[f32]; 2], &[TokenMap; 2])>) {
+        let of_proxies = proxies.map(|(rows, maps)| {
+            [0, 1].map(|i| match maps[i].ids().get(self.token as usize) {
+                Some(&TokenMap::NONE) | None => 0.0,
+                Some(&id) => probability(rows[i], id),
+            })
+        });
+        self.probabilities = Some(Probabilities {
+            host: probability(host, self.token),
+            shifted: probability(shifted, self.token),
+            proxies: of_proxies,
+        });
+    }
+}
+
+/// Softmax of a row at one token.
+fn probability(row: &[f32], token: Token) -> f32 {
+    let Some(&logit) = row.get(token as usize) else { return 0.0 };
+    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = row.iter().map(|&x| f64::from(x - max).exp()).sum();
+    (f64::from(logit - max).exp() / sum) as f32
+}
+
+/// Figures of one sequence. Times of the engines cover the decoding of all sequences of the call together.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Stats {
+    /// Tokens of the host's prompt.
+    pub prompt_tokens: usize,
+    /// Tokens generated.
+    pub tokens: usize,
+    /// From the call to the first logits.
+    pub prefill: Duration,
+    /// From there to the end.
+    pub decode: Duration,
+    /// In the host's engine, while decoding.
+    pub host: Duration,
+    /// In the tuned proxy's engine, while decoding.
+    pub tuned: Duration,
+    /// In the untuned proxy's engine, while decoding.
+    pub untuned: Duration,
+    /// In the shift.
+    pub combine: Duration,
+    /// Forward passes of the host for this sequence after the prompt.
+    pub steps: usize,
+    /// Tokens drafted.
+    pub drafted: usize,
+    /// Drafted tokens that were kept.
+    pub accepted: usize,
+    /// Positions whose most likely token the shift changed.
+    pub shifted: usize,
+    /// Positions that went unshifted because a proxy failed.
+    pub unshifted: usize,
+    /// Single logits whose shift was not a number.
+    pub ignored: usize,
+}
+
+impl Stats {
+    /// Tokens a second after the first one, which comes with the prompt.
+    pub fn tokens_per_s(&self) -> f64 {
+        let seconds = self.decode.as_secs_f64();
+        if seconds > 0.0 { self.steps as f64 / seconds } else { 0.0 }
+    }
+
+    /// What tokens a second would be if nothing but the three engines' passes took time.
+    pub fn floor_tokens_per_s(&self) -> f64 {
+        let seconds = (self.host + self.tuned + self.untuned).as_secs_f64();
+        if seconds > 0.0 { self.steps as f64 / seconds } else { 0.0 }
+    }
+}
+
+/// A decoded sequence.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The text, without stop strings.
+    pub text: String,
+    /// The generated tokens, an end token included.
+    pub tokens: Vec<Token>,
+    /// One a token.
+    pub positions: Vec<Position>,
+    /// Why it ended.
+    pub finish: Finish,
+    /// Figures.
+    pub stats: Stats,
+}
+
+/// A job on its way.
+pub(super) struct Running {
+    pub index: usize,
+    pub id: SequenceId,
+    pub history: History,
+    pub alpha: f32,
+    pub sampler: Sampler,
+    pub control: bool,
+    pub positions: Vec<Position>,
+    pub stats: Stats,
+    /// Its place among the host's requests of this step.
+    pub request: usize,
+    /// Its place among the pair's, where it is shifted.
+    pub pair_request: Option<usize>,
+    text: TextStream,
+    room: usize,
+    ended: Option<Finish>,
+}
+
+impl Running {
+    pub fn new(index: usize, id: SequenceId, job: Job, host: &Capabilities) -> Result<Self> {
+        crate::config::check_alpha(job.alpha)?;
+        let prompt = job.history.tokens().len();
+        if prompt == 0 {
+            return Err(Error::invalid("prompt", "no tokens", "at least one token"));
+        }
+        if let Some(&token) = job.history.tokens().iter().find(|&&t| t as usize >= host.vocab) {
+            return Err(Error::invalid("--tokens", token, format!("ids below the vocabulary's {}", host.vocab)));
+        }
+        if prompt > host.context {
+            let (tokens, context) = (prompt, host.context);
+            return Err(Error::Length { model: "the prompt on the host".into(), tokens, context });
+        }
+        let mut sampler = Sampler::new(&job.sampler, host.vocab)?;
+        job.history.tokens().iter().for_each(|&t| sampler.accept(t));
+        Ok(Self {
+            index,
+            id,
+            // The last token generated need not fit: nothing follows it.
+            room: job.max_tokens.min(host.context + 1 - prompt),
+            stats: Stats { prompt_tokens: prompt, ..Stats::default() },
+            history: job.history,
+            alpha: job.alpha,
+            sampler,
+            control: job.control,
+            positions: Vec::new(),
+            request: 0,
+            pair_request: None,
+            text: TextStream::new(&job.stops),
+            ended: (job.max_tokens == 0).then_some(Finish::Length),
+        })
+    }
+
+    pub fn is_active(&self) -> bool {
+        self.ended.is_none()
+    }
+
+    pub fn fail(&mut self, error: Error) {
+        self.ended = Some(Finish::Error(error));
+    }
+
+    pub fn go_unshifted(&mut self, error: &Error) {
+        if self.stats.unshifted == 0 {
+            tracing::warn!(%error, sequence = self.index, "a proxy failed, going on without the shift");
+        }
+        self.stats.unshifted += 1;
+    }
+
+    /// Takes in a chosen token; returns the text that can be shown now.
+    pub fn take(&mut self, position: Position, piece: &[u8], ends: bool) -> String {
+        self.stats.shifted += usize::from(position.is_shifted());
+        self.history.extend(&[position.token]);
+        self.positions.push(position);
+        let stopped = ends || self.text.push(piece);
+        if stopped {
+            self.ended = Some(Finish::Stop);
+        } else if self.positions.len() == self.room {
+            self.ended = Some(Finish::Length);
+        }
+        if self.ended.is_some() { self.text.finish() } else { self.text.take() }
+    }
+
+    pub fn finish(mut self, total: Duration, host: Duration, tuned: Duration, untuned: Duration) -> Outcome {
+        let tokens: Vec<Token> = self.positions.iter().map(|p| p.token).collect();
+        self.stats.tokens = tokens.len();
+        self.stats.steps = tokens.len().saturating_sub(1);
+        self.stats.decode = total.saturating_sub(self.stats.prefill);
+        (self.stats.host, self.stats.tuned, self.stats.untuned) = (host, tuned, untuned);
+        let finish = self.ended.unwrap_or(Finish::Interrupted);
+        Outcome { text: self.text.text(), tokens, positions: self.positions, finish, stats: self.stats }
+    }
+}

@@ -1,0 +1,227 @@
+//! The host loop: forward passes of three models, the shift, a sampler, until each sequence ends.
+
+mod job;
+mod text;
+mod trio;
+
+pub use job::{Finish, Job, Outcome, Position, Stats};
+pub use text::TextStream;
+pub use trio::{Models, RunOptions};
+
+use crate::backend::llama::LlamaModel;
+use crate::combine::argmax;
+use crate::config::OnError;
+use crate::error::Result;
+use crate::pair::{CachedModel, Pair, Placement, SequenceId, Work};
+use job::Running;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What a caller of [`Decoder::generate`] is told on the way.
+pub enum Event<'a> {
+    /// Prompts are being read: tokens done and tokens in all, over the three models.
+    Prefill {
+        /// Tokens computed or found in a cache.
+        done: usize,
+        /// Tokens of all prompts.
+        total: usize,
+    },
+    /// A token was chosen.
+    Token {
+        /// Which of the jobs.
+        job: usize,
+        /// Text that can be shown now; may be empty.
+        text: &'a str,
+        /// What the shift did here.
+        position: &'a Position,
+    },
+}
+
+/// Host and pair with their caches; decodes any number of sequences at once.
+pub struct Decoder {
+    model: Arc<LlamaModel>,
+    host: CachedModel,
+    pair: Option<Pair>,
+    placement: Placement,
+    on_error: OnError,
+    work: Work,
+    scratch: Vec<f32>,
+    next: SequenceId,
+}
+
+impl Decoder {
+    /// A decoder over a host and, unless it is to run alone, its proxies.
+    ///
+    /// `placement` is the one that the pair was made with.
+    pub fn new(
+        model: Arc<LlamaModel>,
+        host: CachedModel,
+        pair: Option<Pair>,
+        placement: Placement,
+        on_error: OnError,
+    ) -> Self {
+        Self { model, host, pair, placement, on_error, work: Work::default(), scratch: Vec::new(), next: 0 }
+    }
+
+    /// Decodes all jobs together and returns their outcomes in the same order.
+    ///
+    /// `listen` hears of every event; its `Break` ends the call early with what there is.
+    ///
+    /// # Errors
+    /// When the engine is gone. The failure of a single job is its outcome's [`Finish::Error`].
+    pub fn generate(
+        &mut self,
+        jobs: Vec<Job>,
+        explain: bool,
+        listen: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Vec<Outcome>> {
+        let begin = Instant::now();
+        let mut running: Vec<Running> = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            let index = running.len();
+            running.push(Running::new(index, self.next, job, self.host.capabilities())?);
+            self.next += 1;
+        }
+        let mut clock = self.clock();
+        let mut first = true;
+        while running.iter().any(Running::is_active) {
+            if self.forward(&mut running, &mut listen_prefill(first, listen))?.is_break() {
+                break;
+            }
+            if first {
+                first = false;
+                let prefill = begin.elapsed();
+                running.iter_mut().for_each(|r| r.stats.prefill = prefill);
+                clock = self.clock();
+            }
+            if self.choose(&mut running, explain, listen).is_break() {
+                break;
+            }
+        }
+        let spent = self.clock() - clock;
+        for r in &running {
+            self.host.remove(r.id);
+            self.pair.iter_mut().for_each(|p| p.remove(r.id));
+        }
+        Ok(running.into_iter().map(|r| r.finish(begin.elapsed(), spent.host, spent.tuned, spent.untuned)).collect())
+    }
+
+    /// Runs all three models to the end of every active history.
+    fn forward(
+        &mut self,
+        running: &mut [Running],
+        prefill: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
+        self.work.clear();
+        self.pair.iter_mut().for_each(Pair::clear);
+        for r in running.iter_mut().filter(|r| r.is_active()) {
+            r.request = self.work.push(r.id, 1, |tokens| tokens.extend_from_slice(r.history.tokens()));
+            let shifted = self.pair.as_mut().filter(|_| r.alpha != 0.0);
+            r.pair_request = shifted.map(|pair| pair.push(r.id, &r.history, 1));
+        }
+        // Proxies with cores of their own run while the host does; others when it has finished.
+        let at_once = self.placement == Placement::Background;
+        let mut started = false;
+        loop {
+            let pair_busy = self.pair.as_ref().is_some_and(|p| !p.all_done());
+            if self.work.all_done() && !pair_busy {
+                return Ok(ControlFlow::Continue(()));
+            }
+            if let Some(pair) = self.pair.as_mut().filter(|_| pair_busy && at_once) {
+                pair.start();
+                started = true;
+            }
+            self.host.advance(&mut self.work);
+            if let Some(pair) = self.pair.as_mut().filter(|_| pair_busy) {
+                if !started {
+                    pair.start();
+                }
+                started = false;
+                pair.finish()?;
+            }
+            let pair_tokens = self.pair.as_ref().map_or((0, 0), Pair::tokens);
+            let (total, done) = self.work.tokens();
+            if prefill(done + pair_tokens.1, total + pair_tokens.0).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+    }
+
+    /// Shifts, samples and reports one token of every active sequence.
+    fn choose(
+        &mut self,
+        running: &mut [Running],
+        explain: bool,
+        listen: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        for r in running.iter_mut().filter(|r| r.is_active()) {
+            let logits = match self.work.rows_mut(r.request) {
+                Ok(logits) => logits,
+                Err(error) => {
+                    r.fail(error);
+                    continue;
+                }
+            };
+            let begin = Instant::now();
+            let host_top = argmax(logits) as u32;
+            let host_row = explain.then(|| logits.to_vec());
+            let mut proxy_rows = None;
+            if let (Some(pair), Some(index)) = (&self.pair, r.pair_request) {
+                match pair.shift(index, 0, logits, r.alpha, &mut self.scratch) {
+                    Ok(shift) => r.stats.ignored += shift.ignored,
+                    Err(error) if self.on_error == OnError::Stop => {
+                        r.fail(error);
+                        continue;
+                    }
+                    Err(error) => r.go_unshifted(&error),
+                }
+                proxy_rows = pair.row(index, 0).ok().map(|rows| (rows, pair.maps()));
+            }
+            let top = argmax(logits) as u32;
+            r.stats.combine += begin.elapsed();
+            let token = r.sampler.sample(logits);
+            let mut position = Position { token, host_top, top, probabilities: None };
+            if let Some(host_row) = host_row {
+                position.explain(&host_row, logits, proxy_rows);
+            }
+            let ends = self.model.is_end(token);
+            let piece = if ends { Vec::new() } else { self.model.piece(token, r.control) };
+            let text = r.take(position, &piece, ends);
+            listen(Event::Token { job: r.index, text: &text, position: &r.positions[r.positions.len() - 1] })?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn clock(&self) -> Clock {
+        let [tuned, untuned] = self.pair.as_ref().map_or([Duration::ZERO; 2], Pair::forward_time);
+        Clock { host: self.host.forward_time(), tuned, untuned }
+    }
+}
+
+/// Time in each engine.
+#[derive(Clone, Copy)]
+struct Clock {
+    host: Duration,
+    tuned: Duration,
+    untuned: Duration,
+}
+
+impl std::ops::Sub for Clock {
+    type Output = Self;
+    fn sub(self, earlier: Self) -> Self {
+        Self {
+            host: self.host - earlier.host,
+            tuned: self.tuned - earlier.tuned,
+            untuned: self.untuned - earlier.untuned,
+        }
+    }
+}
+
+/// The first pass reads prompts and reports; later ones only give the listener a chance to stop.
+fn listen_prefill<'a>(
+    first: bool,
+    listen: &'a mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+) -> impl FnMut(usize, usize) -> ControlFlow<()> + 'a {
+    move |done, total| if first { listen(Event::Prefill { done, total }) } else { ControlFlow::Continue(()) }
+}

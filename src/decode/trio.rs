@@ -1,0 +1,124 @@
+//! From a configuration to models in memory, and from those to a decoder.
+
+use super::Decoder;
+use crate::backend::llama::{ContextOptions, LlamaContext, LlamaModel, LoadOptions};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::pair::{CachedModel, Pair, Placement, Proxy};
+use crate::vocab::{TokenMap, Vocabulary};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Weights and vocabularies of a host and, unless it runs alone, its proxies.
+pub struct Models {
+    /// The host.
+    pub host: Arc<LlamaModel>,
+    /// Tuned and untuned proxy, with their maps.
+    pub proxies: Option<[(Arc<LlamaModel>, TokenMap); 2]>,
+}
+
+/// How many sequences a decoder is for, and how they run.
+#[derive(Debug, Clone, Copy)]
+pub struct RunOptions {
+    /// Sequences decoded at once.
+    pub sequences: usize,
+    /// Tokens that the longest history may reach, of host and tuned proxy; contexts that the configuration leaves open
+    /// are made just large enough.
+    pub longest: usize,
+    /// Where the proxies run; `None`: the best for where the models are.
+    pub placement: Option<Placement>,
+}
+
+/// What a model is called in errors and progress.
+pub const NAMES: [&str; 3] = ["host", "tuned proxy", "untuned proxy"];
+
+impl Models {
+    /// Loads the models that a configuration names. `progress` hears which of [`NAMES`] is being read and how much of
+    /// it, 0 to 1; loading stops when it returns false.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a model that is not named, [`Error::Model`] for one that cannot be loaded,
+    /// [`Error::Vocabulary`] for proxies that do not fit the host.
+    pub fn load(config: &Config, alone: bool, progress: &mut dyn FnMut(usize, f32) -> bool) -> Result<Self> {
+        config.check()?;
+        let tuning = &config.proxy_tuning;
+        let mut load = |which: usize, path: &Option<std::path::PathBuf>, flag, gpu_layers, device: &Option<String>| {
+            let path: &Path = path.as_deref().ok_or_else(|| {
+                Error::invalid(flag, "nothing", "the path of a GGUF file, here or in the configuration")
+            })?;
+            let mut report = |share| progress(which, share);
+            let options = LoadOptions {
+                gpu_layers,
+                device: device.clone(),
+                vocab_only: false,
+                progress: Some(&mut report),
+            };
+            LlamaModel::load(path, options).map(Arc::new)
+        };
+        let host = load(0, &config.host.model, "--host", config.host.gpu_layers, &config.host.device)?;
+        if alone {
+            return Ok(Self { host, proxies: None });
+        }
+        let tuned = load(1, &tuning.tuned, "--tuned", tuning.gpu_layers, &tuning.device)?;
+        let untuned = load(2, &tuning.untuned, "--untuned", tuning.gpu_layers, &tuning.device)?;
+        let vocabulary = host.vocabulary();
+        let tuned_map = map(&vocabulary, &tuned, NAMES[1])?;
+        let untuned_map = map(&vocabulary, &untuned, NAMES[2])?;
+        Ok(Self { host, proxies: Some([(tuned, tuned_map), (untuned, untuned_map)]) })
+    }
+
+    /// Makes contexts and threads.
+    ///
+    /// # Errors
+    /// When memory or threads are short.
+    pub fn decoder(&self, config: &Config, run: RunOptions) -> Result<Decoder> {
+        let tuning = &config.proxy_tuning;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = if tuning.threads == 0 { cores } else { tuning.threads };
+        let on_device = tuning.gpu_layers != 0 || config.host.gpu_layers != 0;
+        let best = match threads {
+            _ if on_device => Placement::Background,
+            1 => Placement::InTurn,
+            _ => Placement::SideBySide,
+        };
+        let placement = run.placement.unwrap_or(best);
+        let proxy_threads = match placement {
+            Placement::InTurn => threads,
+            Placement::SideBySide | Placement::Background => (threads / 2).max(1),
+        };
+        let context = |model: &Arc<LlamaModel>, configured: usize, name: &str, slots, threads, poll| {
+            let own = model.trained_context();
+            let context = if configured == 0 { own.min(run.longest) } else { configured };
+            let options = ContextOptions { name: format!("the {name}"), slots, context, batch: 512, threads, poll };
+            let context = LlamaContext::new(model.clone(), &options)?;
+            Ok::<_, Error>(CachedModel::new(options.name, context))
+        };
+        // A pool that spins between its passes would take the cores from the proxies' threads.
+        let spin = if self.proxies.is_none() || placement == Placement::InTurn { 50 } else { 0 };
+        let host = context(&self.host, config.host.ctx, NAMES[0], run.sequences, threads, spin)?;
+        let pair = match &self.proxies {
+            None => None,
+            Some(proxies) => {
+                let slots = run.sequences.min(tuning.slots);
+                let proxy = |which: usize| {
+                    let (model, map) = &proxies[which];
+                    let name = NAMES[which + 1];
+                    let model = context(model, tuning.ctx, name, slots, proxy_threads, spin)?;
+                    Ok::<_, Error>(Proxy { model, map: map.clone() })
+                };
+                Some(Pair::new(proxy(0)?, proxy(1)?, placement)?)
+            }
+        };
+        Ok(Decoder::new(self.host.clone(), host, pair, placement, tuning.on_error))
+    }
+}
+
+fn map(host: &Vocabulary, proxy: &LlamaModel, name: &str) -> Result<TokenMap> {
+    let tokenize = |bytes: &[u8]| proxy.tokenize_bytes(bytes, false, false);
+    TokenMap::between(host, &proxy.vocabulary(), tokenize).map_err(|error| match error {
+        Error::Vocabulary { what, help } => {
+            Error::Vocabulary { what: format!("{name} {}: {what}", proxy.path().display()), help }
+        }
+        other => other,
+    })
+}
