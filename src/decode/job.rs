@@ -23,6 +23,8 @@ pub struct Job {
     pub stops: Vec<String>,
     /// Whether control tokens show in the text.
     pub control: bool,
+    /// Goes on after an end token, up to `max_tokens`.
+    pub ignore_end: bool,
 }
 
 /// Why a sequence ended.
@@ -142,6 +144,8 @@ impl Stats {
 /// A decoded sequence.
 #[derive(Debug, Clone)]
 pub struct Outcome {
+    /// The host's prompt.
+    pub prompt_tokens: Vec<Token>,
     /// The text, without stop strings.
     pub text: String,
     /// The generated tokens, an end token included.
@@ -162,6 +166,7 @@ pub(super) struct Running {
     pub alpha: f32,
     pub sampler: Sampler,
     pub control: bool,
+    pub ignore_end: bool,
     pub positions: Vec<Position>,
     pub stats: Stats,
     /// Its place among the host's requests of this step.
@@ -199,6 +204,7 @@ impl Running {
             alpha: job.alpha,
             sampler,
             control: job.control,
+            ignore_end: job.ignore_end,
             positions: Vec::new(),
             request: 0,
             pair_request: None,
@@ -243,6 +249,7 @@ impl Running {
         self.stats.decode = total.saturating_sub(self.stats.prefill);
         (self.stats.host, self.stats.tuned, self.stats.untuned) = (host, tuned, untuned);
         let finish = self.ended.unwrap_or(Finish::Interrupted);
-        Outcome { text: self.text.text(), tokens, positions: self.positions, finish, stats: self.stats }
+        let prompt_tokens = self.history.prompt().to_vec();
+        Outcome { prompt_tokens, text: self.text.text(), tokens, positions: self.positions, finish, stats: self.stats }
     }
 }

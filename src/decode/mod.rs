@@ -6,7 +6,7 @@ mod trio;
 
 pub use job::{Finish, Job, Outcome, Position, Stats};
 pub use text::TextStream;
-pub use trio::{Models, RunOptions};
+pub use trio::{Models, NAMES, RunOptions};
 
 use crate::backend::llama::LlamaModel;
 use crate::combine::argmax;
@@ -185,7 +185,7 @@ impl Decoder {
             if let Some(host_row) = host_row {
                 position.explain(&host_row, logits, proxy_rows);
             }
-            let ends = self.model.is_end(token);
+            let ends = !r.ignore_end && self.model.is_end(token);
             let piece = if ends { Vec::new() } else { self.model.piece(token, r.control) };
             let text = r.take(position, &piece, ends);
             listen(Event::Token { job: r.index, text: &text, position: &r.positions[r.positions.len() - 1] })?;

@@ -26,6 +26,16 @@ impl History {
         &self.host
     }
 
+    /// The prompt as the host reads it.
+    pub fn prompt(&self) -> &[Token] {
+        &self.host[..self.prompt]
+    }
+
+    /// Tokens of the longer of the two prompts.
+    pub fn longest_prompt(&self) -> usize {
+        self.tuned_prompt.as_ref().map_or(0, Vec::len).max(self.prompt)
+    }
+
     /// The tokens after the prompt.
     pub fn generated(&self) -> &[Token] {
         &self.host[self.prompt..]

@@ -149,7 +149,7 @@ impl Planner {
             }
             let Some(slot) = self.place(request, requests, pass) else { continue };
             if long {
-                self.copy_prefix(slot, request, pass);
+                self.copy_prefix(slot, request, &progress[index], pass);
             }
             let start = self.reconcile(slot, request, &progress[index], &mut pass.changes);
             let end = request.history.len().min(start + batch);
@@ -192,7 +192,9 @@ impl Planner {
 
     /// Whether a request of this pass computes a long prefix that this one could copy afterwards.
     fn would_repeat(&self, request: &Request, requests: &[Request], pass: &Pass) -> bool {
-        let own = self.longest_prefix(request, |_| true).map_or(0, |(_, len)| len);
+        // What this pass computes is noted already, but nobody can copy it before the next.
+        let idle = |s: usize| !pass.pieces.iter().any(|p| p.slot == s);
+        let own = self.longest_prefix(request, idle).map_or(0, |(_, len)| len);
         pass.pieces.iter().any(|p| {
             let other = &requests[p.request].history[..p.end];
             common_prefix(other, &request.history) >= own.max(p.start) + FORK_GAIN
@@ -228,11 +230,19 @@ impl Planner {
     }
 
     /// Copies a longer prefix from another slot where that saves enough.
-    fn copy_prefix(&mut self, slot: usize, request: &Request, pass: &mut Pass) {
+    fn copy_prefix(&mut self, slot: usize, request: &Request, progress: &Progress, pass: &mut Pass) {
         // A slot of this pass does not hold its new tokens yet when the copy is made: leave those alone.
         let idle = |s: usize| s != slot && !pass.pieces.iter().any(|p| p.slot == s);
-        let own = common_prefix(&self.slots[slot].tokens, &request.history);
-        if let Some((from, len)) = self.longest_prefix(request, idle).filter(|&(_, len)| len >= own + FORK_GAIN) {
+        // A copy that has to be cut back gains nothing where that means to clear it: only a whole slot will do.
+        let most = first_row(request, progress);
+        let whole = |s: usize| {
+            let held = &self.slots[s].tokens;
+            held.len() <= most && common_prefix(held, &request.history) == held.len()
+        };
+        let usable = |s: usize| idle(s) && (self.capabilities.truncate || whole(s));
+        let own = common_prefix(&self.slots[slot].tokens, &request.history).min(most);
+        let longest = self.longest_prefix(request, usable).map(|(from, len)| (from, len.min(most)));
+        if let Some((from, len)) = longest.filter(|&(_, len)| len >= own + FORK_GAIN) {
             pass.changes.push(Change::Fork { from, to: slot, len });
             self.slots[slot].tokens = self.slots[from].tokens[..len].to_vec();
         }

@@ -1,1 +1,52 @@
-fn main(){}
+//! The `proxytune` program: proxy-tuning from the command line.
+
+mod args;
+mod bench;
+mod check;
+mod generate;
+mod progress;
+
+use args::{Cli, Command};
+use clap::Parser;
+use proxytune::Error;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+/// Set by the first SIGINT; whoever loops looks at it.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+fn interrupted() -> bool {
+    INTERRUPTED.load(Relaxed)
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(cli.log_filter()))
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
+    // The second one does not wait for a pass in progress.
+    let on_interrupt = || if INTERRUPTED.swap(true, Relaxed) { std::process::exit(130) };
+    if let Err(error) = ctrlc::set_handler(on_interrupt) {
+        tracing::debug!(%error, "SIGINT will end the program at once");
+    }
+    let outcome = match &cli.command {
+        Command::Generate(args) => generate::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Bench(args) => bench::run(args),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(Error::Interrupted) => {
+            anstream::eprintln!("interrupted");
+            ExitCode::from(130)
+        }
+        Err(error) => {
+            let red = anstyle::AnsiColor::Red.on_default().bold();
+            anstream::eprintln!("{red}error{red:#}: {error}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! What can be said on the command line. Flags win over the configuration file.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use proxytune::backend::llama::SamplerOptions;
+use proxytune::config::Config;
+use proxytune::{Error, Result};
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "\
+Examples:
+  proxytune generate --host big.gguf --tuned small-chat.gguf --untuned small.gguf --prompt 'Once upon a time'
+  proxytune generate --config proxytune.toml --compare --prompt-file question.txt
+  proxytune check --config proxytune.toml
+
+Exit codes: 0 done, 1 the models do not fit each other (check), 2 bad input, 130 interrupted.";
+
+/// Customise a large model by the difference of two small ones: softmax(host + alpha * (tuned - untuned)).
+#[derive(Parser)]
+#[command(version, after_help = EXAMPLES)]
+pub struct Cli {
+    /// Say more on stderr: -v what proxytune does, -vv what the engine says
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Cli {
+    /// What of the logs is shown; `PROXYTUNE_LOG` wins.
+    pub fn log_filter(&self) -> String {
+        let by_flag = match self.verbose {
+            0 => "warn,llama=off",
+            1 => "warn,proxytune=debug,llama=debug",
+            _ => "debug,llama=trace",
+        };
+        std::env::var("PROXYTUNE_LOG").unwrap_or_else(|_| by_flag.into())
+    }
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Continue a prompt with the proxy-tuned host
+    Generate(Generate),
+    /// Look whether three models can work together, and what they need
+    Check(Check),
+    /// Time host, naive and lockstep proxy-tuning against the bare forward passes, in one run
+    Bench(Bench),
+}
+
+/// Which models, from where.
+#[derive(Args)]
+pub struct Shared {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "F.toml")]
+    config: Option<PathBuf>,
+    /// Host model (GGUF)
+    #[arg(long, value_name = "GGUF")]
+    host: Option<PathBuf>,
+    /// Tuned proxy (GGUF)
+    #[arg(long, value_name = "GGUF")]
+    tuned: Option<PathBuf>,
+    /// Untuned proxy (GGUF)
+    #[arg(long, value_name = "GGUF")]
+    untuned: Option<PathBuf>,
+    /// Engine that runs the host
+    #[arg(long, value_enum, default_value_t = Engine::Llama)]
+    engine: Engine,
+    /// Weight of the shift [default: 1]; negative turns it round
+    #[arg(long, allow_negative_numbers = true)]
+    alpha: Option<f32>,
+    /// Threads for all models together [default: all cores]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Tokens of context of each model [default: what is needed]
+    #[arg(long)]
+    ctx: Option<usize>,
+    /// Let the tuned proxy draft for the host
+    #[arg(long, value_name = "off|auto")]
+    speculate: Option<String>,
+    /// How results are printed
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Engine {
+    /// llama.cpp, compiled in
+    Llama,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
+}
+
+impl Shared {
+    /// The configuration file with the flags laid over it, checked.
+    pub fn config(&self) -> Result<Config> {
+        let mut config = match &self.config {
+            Some(path) => Config::read(path)?,
+            None => Config::default(),
+        };
+        let Engine::Llama = self.engine;
+        let tuning = &mut config.proxy_tuning;
+        let paths = [
+            (&self.host, &mut config.host.model),
+            (&self.tuned, &mut tuning.tuned),
+            (&self.untuned, &mut tuning.untuned),
+        ];
+        for (flag, place) in paths {
+            if flag.is_some() {
+                place.clone_from(flag);
+            }
+        }
+        tuning.alpha = self.alpha.unwrap_or(tuning.alpha);
+        tuning.threads = self.threads.unwrap_or(tuning.threads);
+        if tuning.threads > 1024 {
+            return Err(Error::invalid("--threads", tuning.threads, "at most 1024"));
+        }
+        if let Some(speculate) = &self.speculate {
+            tuning.speculate.clone_from(speculate);
+        }
+        if let Some(ctx) = self.ctx {
+            (tuning.ctx, config.host.ctx) = (ctx, ctx);
+        }
+        config.check()?;
+        Ok(config)
+    }
+}
+
+#[derive(Args)]
+pub struct Generate {
+    #[command(flatten)]
+    pub shared: Shared,
+    #[command(flatten)]
+    pub prompt: Prompt,
+    #[command(flatten)]
+    pub sampling: Sampling,
+    /// Most tokens to generate
+    #[arg(long, default_value_t = 128)]
+    pub max_tokens: usize,
+    /// End the text before this string; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// Run the host alone, through the same path
+    #[arg(long)]
+    pub no_proxy: bool,
+    /// Colour the tokens that the shift changed; in JSON, probabilities at every position
+    #[arg(long)]
+    pub explain: bool,
+    /// First the host alone, then the proxy-tuned host, then figures of both
+    #[arg(long, conflicts_with_all = ["no_proxy", "format"])]
+    pub compare: bool,
+}
+
+#[derive(Args)]
+pub struct Prompt {
+    #[command(flatten)]
+    pub source: PromptSource,
+    /// Render the prompt as a user's message by each model's chat template
+    #[arg(long, conflicts_with = "tokens")]
+    pub chat: bool,
+    /// System prompt for the tuned proxy alone
+    #[arg(long, value_name = "TEXT", conflicts_with = "tokens")]
+    pub tuned_system: Option<String>,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub struct PromptSource {
+    /// The prompt
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: Option<String>,
+    /// A file with the prompt; - for standard input
+    #[arg(long, value_name = "F")]
+    pub prompt_file: Option<PathBuf>,
+    /// The prompt as the host's token ids
+    #[arg(long, value_name = "1,2,3", value_delimiter = ',')]
+    pub tokens: Option<Vec<u32>>,
+}
+
+#[derive(Args)]
+pub struct Sampling {
+    /// 0 takes the most likely token always
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    temperature: f32,
+    /// Sample from the K most likely tokens; 0: from all
+    #[arg(long, default_value_t = 0)]
+    top_k: usize,
+    /// Sample from the most likely tokens that together have this probability
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    top_p: f32,
+    /// Sample from tokens with at least this share of the most likely one's probability
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    min_p: f32,
+    /// Divide the logits of recent tokens by this
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    repeat_penalty: f32,
+    /// Seed of the sampling
+    #[arg(long, default_value_t = 0)]
+    seed: u32,
+}
+
+impl Sampling {
+    /// As the sampler takes it, checked.
+    pub fn options(&self) -> Result<SamplerOptions> {
+        let &Self { temperature, top_k, top_p, min_p, repeat_penalty, seed } = self;
+        let options = SamplerOptions { temperature, top_k, top_p, min_p, repeat_penalty, seed };
+        options.check()?;
+        Ok(options)
+    }
+}
+
+#[derive(Args)]
+pub struct Check {
+    #[command(flatten)]
+    pub shared: Shared,
+}
+
+#[derive(Args)]
+pub struct Bench {
+    #[command(flatten)]
+    pub shared: Shared,
+    /// Numbers of sequences to decode at once
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 4, 16])]
+    pub sequences: Vec<usize>,
+    /// Tokens generated for each sequence and round
+    #[arg(long, default_value_t = 48)]
+    pub tokens: usize,
+    /// Rounds; the ways take turns in each, medians are over all of them
+    #[arg(long, default_value_t = 5)]
+    pub rounds: usize,
+}

@@ -1,0 +1,58 @@
+//! Progress bars on stderr, where it is a terminal.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use proxytune::config::Config;
+use proxytune::decode::{Models, NAMES};
+use proxytune::{Error, Result};
+use std::time::Duration;
+
+/// A bar that shows up only once the work has taken a moment.
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    begin: std::time::Instant,
+    template: &'static str,
+}
+
+impl Progress {
+    pub fn new(template: &'static str) -> Self {
+        Self { bar: None, begin: std::time::Instant::now(), template }
+    }
+
+    pub fn set(&mut self, done: u64, total: u64, message: &str) {
+        if self.bar.is_none() && self.begin.elapsed() < Duration::from_millis(200) {
+            return;
+        }
+        let bar = self.bar.get_or_insert_with(|| {
+            let style = ProgressStyle::with_template(self.template);
+            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        });
+        bar.set_length(total);
+        bar.set_position(done);
+        if bar.message() != message {
+            bar.set_message(message.to_owned());
+        }
+    }
+
+    pub fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// Loads the models of a configuration under a bar.
+pub fn load(config: &Config, alone: bool) -> Result<Models> {
+    let mut progress = Progress::new("loading {msg:<13} {bar:30} {percent:>3} %");
+    let models = Models::load(config, alone, &mut |which, share| {
+        progress.set((share * 1000.0) as u64, 1000, NAMES[which]);
+        !crate::interrupted()
+    })?;
+    if crate::interrupted() { Err(Error::Interrupted) } else { Ok(models) }
+}
