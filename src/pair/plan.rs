@@ -204,7 +204,10 @@ impl Planner {
     /// The eligible slot that holds the longest prefix of the request's history; of equals the first.
     fn longest_prefix(&self, request: &Request, eligible: impl Fn(usize) -> bool) -> Option<(usize, usize)> {
         let prefix = |s: usize| (s, common_prefix(&self.slots[s].tokens, &request.history));
-        (0..self.slots.len()).filter(|&s| eligible(s)).map(prefix).max_by_key(|&(s, len)| (len, usize::MAX - s))
+        (0..self.slots.len())
+            .filter(|&s| eligible(s))
+            .map(prefix)
+            .max_by_key(|&(s, len)| (len, usize::MAX - s))
     }
 
     /// Finds a slot: its own; else a free one, the best prefix first; else that of the least recently used sequence,
