@@ -15,8 +15,8 @@ pub struct Work {
     errors: Vec<Option<Error>>,
     /// Buffers of requests that are done.
     spare: Vec<(Vec<Token>, Vec<f32>)>,
-    /// After a failed pass: one request at a time, so that each gets its own outcome.
-    alone: bool,
+    /// Requests that shared a failed pass: each gets passes of its own, before all others, and its own outcome.
+    suspect: Vec<bool>,
 }
 
 impl Work {
@@ -31,6 +31,7 @@ impl Work {
         self.progress.push(Progress::default());
         self.rows.push(logits);
         self.errors.push(None);
+        self.suspect.push(false);
         self.requests.len() - 1
     }
 
@@ -39,6 +40,7 @@ impl Work {
         let request = self.requests.swap_remove(index);
         self.progress.swap_remove(index);
         self.errors.swap_remove(index);
+        self.suspect.swap_remove(index);
         self.spare.push((request.history, self.rows.swap_remove(index)));
     }
 
@@ -153,17 +155,16 @@ impl CachedModel {
         while !work.all_done() {
             self.advance(work);
         }
-        work.alone = false;
     }
 
     /// Runs one forward pass over whatever fits it. A failure stays with the request that caused it.
     pub fn advance(&mut self, work: &mut Work) {
         self.refuse_misfits(work);
-        let Some(first) = work.progress.iter().position(|p| !p.complete) else {
-            work.alone = false;
+        if work.all_done() {
             return;
-        };
-        let range = if work.alone { first..first + 1 } else { 0..work.len() };
+        }
+        let suspect = (0..work.len()).find(|&i| work.suspect[i] && !work.progress[i].complete);
+        let range = suspect.map_or(0..work.len(), |i| i..i + 1);
         self.before.clear();
         self.before.extend_from_slice(&work.progress);
         let requests = &work.requests[range.clone()];
@@ -182,7 +183,8 @@ impl CachedModel {
         for index in 0..work.len() {
             let tokens = work.requests[index].history.len();
             if tokens == 0 {
-                let error = Error::invalid(format!("history of the {}", self.name), "no tokens", "at least one");
+                let error =
+                    Error::invalid(format!("history of the {}", self.name), "no tokens", "at least one");
                 work.fail(index, error);
             } else if tokens > context {
                 work.fail(index, Error::Length { model: self.name.clone(), tokens, context });
@@ -228,7 +230,7 @@ impl CachedModel {
             work.fail(piece.request, error);
         } else {
             tracing::debug!(model = self.name, %error, "shared forward pass failed, trying one request at a time");
-            work.alone = true;
+            self.pass.pieces.iter().for_each(|p| work.suspect[p.request] = true);
         }
     }
 }

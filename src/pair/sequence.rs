@@ -109,7 +109,8 @@ impl Sequence {
     /// # Errors
     /// When a proxy failed on this sequence, its context is full, or the runner is gone.
     pub fn offset(&mut self) -> Result<&[f32]> {
-        if self.alpha == 0.0 && !self.known {
+        if self.alpha == 0.0 {
+            self.known = false;
             self.offset.clear();
             self.offset.resize(self.link.vocab, 0.0);
             return Ok(&self.offset);
