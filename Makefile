@@ -29,7 +29,7 @@ test: lint doc ## Format, lints, all tests, documentation
 	cargo test --release $(CARGO_FLAGS)
 
 bench: build ## Micro-benchmarks, then tokens/s of the tiny trio against its floor
-	cargo bench $(CARGO_FLAGS) --benches -- --warm-up-time 1 --measurement-time 2
+	cargo bench $(CARGO_FLAGS) --bench '*' -- --warm-up-time 1 --measurement-time 2
 	$(PROXYTUNE) bench $(TRIO)
 
 build: install-deps target-dir ## Build the release binary
