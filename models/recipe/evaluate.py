@@ -14,7 +14,7 @@ import tokenizer
 
 MODELS = Path(__file__).resolve().parents[1]
 WINDOW = 512
-ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+ALPHAS = (0.25, 0.375, 0.5, 0.75, 1.0, 1.5)
 
 
 @torch.no_grad()

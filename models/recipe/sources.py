@@ -190,7 +190,7 @@ def fetch() -> None:
         if archive_path(source):
             continue
         # An sdist is not built, but pip runs its build back end for the metadata.
-        form = ["--no-binary", ":all:"] if source.role == "docs" else [
+        form = ["--no-binary", source.name] if source.role == "docs" else [
             "--only-binary", ":all:", "--python-version", "3.11", "--platform", "manylinux_2_34_x86_64",
             "--platform", "manylinux_2_28_x86_64", "--platform", "manylinux_2_17_x86_64", "--platform", "any"]
         subprocess.run(
