@@ -22,47 +22,124 @@ pub struct Shift {
 
 /// A format of host logits.
 pub trait Logit: Copy + Send + Sync + 'static {
-    /// Runs `kernel` on f32 values of `row`, piece by piece, and stores what it leaves there.
-    ///
-    /// `kernel` gets the index of the piece's first logit and the piece.
+    /// Adds one value a logit, by the rules of the [module](self), and counts those ignored.
     #[doc(hidden)]
-    fn in_f32(row: &mut [Self], kernel: impl FnMut(usize, &mut [f32]));
+    fn add(row: &mut [Self], delta: impl Delta) -> usize;
+}
+
+/// What is added to a row.
+#[doc(hidden)]
+pub trait Delta: Copy {
+    /// The values from `at` on, as many as `len`.
+    fn part(self, at: usize, len: usize) -> Self;
+    fn get(self, i: usize) -> f32;
+}
+
+#[derive(Clone, Copy)]
+struct Difference<'a> {
+    tuned: &'a [f32],
+    untuned: &'a [f32],
+    alpha: f32,
+}
+
+impl Delta for Difference<'_> {
+    #[inline(always)]
+    fn part(self, at: usize, len: usize) -> Self {
+        Self { tuned: &self.tuned[at..][..len], untuned: &self.untuned[at..][..len], ..self }
+    }
+    #[inline(always)]
+    fn get(self, i: usize) -> f32 {
+        self.alpha * (self.tuned[i] - self.untuned[i])
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Weighed<'a> {
+    offset: &'a [f32],
+    alpha: f32,
+}
+
+impl Delta for Weighed<'_> {
+    #[inline(always)]
+    fn part(self, at: usize, len: usize) -> Self {
+        Self { offset: &self.offset[at..][..len], ..self }
+    }
+    #[inline(always)]
+    fn get(self, i: usize) -> f32 {
+        self.alpha * self.offset[i]
+    }
 }
 
 impl Logit for f32 {
     #[inline(always)]
-    fn in_f32(row: &mut [f32], mut kernel: impl FnMut(usize, &mut [f32])) {
-        kernel(0, row);
+    fn add(row: &mut [f32], delta: impl Delta) -> usize {
+        let pieces = row.chunks_mut(PIECE).enumerate();
+        pieces.map(|(i, piece)| add_piece(piece, delta.part(i * PIECE, piece.len()))).sum()
     }
 }
 
-/// Logits widened at a time: small enough for the first-level cache beside the proxies' rows.
+/// Logits taken at a time: small enough for the first-level cache beside the proxies' rows.
 const PIECE: usize = 1024;
 
 macro_rules! half_logit {
-    ($half:ty) => {
+    ($half:ty, $widen:path, $narrow:path) => {
         impl Logit for $half {
             #[inline(always)]
-            fn in_f32(row: &mut [$half], mut kernel: impl FnMut(usize, &mut [f32])) {
-                let max = <$half>::MAX.to_f32();
-                let mut wide = [0.0f32; PIECE];
+            fn add(row: &mut [$half], delta: impl Delta) -> usize {
+                const EXPONENT: u16 = <$half>::INFINITY.to_bits();
+                let (mut host, mut sums) = ([0.0; PIECE], [0.0; PIECE]);
+                let mut ignored = 0;
                 for (i, piece) in row.chunks_mut(PIECE).enumerate() {
-                    let wide = &mut wide[..piece.len()];
-                    piece.convert_to_f32_slice(wide);
-                    kernel(i * PIECE, wide);
-                    // A finite sum beyond the format's range saturates: rounding must not create an infinity.
-                    for x in wide.iter_mut() {
-                        let saturated = if *x > max { max } else { -max };
-                        *x = if x.abs() > max && x.is_finite() { saturated } else { *x };
+                    let delta = delta.part(i * PIECE, piece.len());
+                    let (host, sums) = (&mut host[..piece.len()], &mut sums[..piece.len()]);
+                    $widen(piece, host);
+                    add_plainly(host, delta, sums);
+                    $narrow(sums, piece);
+                    // The rules concern only what is not finite now. That is rare, so all else goes without them.
+                    if piece.iter().fold(false, |any, x| any | (x.to_bits() & EXPONENT == EXPONENT)) {
+                        ignored += add_piece(host, delta);
+                        saturate(host, <$half>::MAX.to_f32());
+                        $narrow(host, piece);
                     }
-                    piece.convert_from_f32_slice(wide);
                 }
+                ignored
             }
         }
     };
 }
-half_logit!(f16);
-half_logit!(bf16);
+half_logit!(f16, HalfFloatSliceExt::convert_to_f32_slice, narrow_f16);
+half_logit!(bf16, widen_bf16, narrow_bf16);
+
+#[inline(always)]
+fn narrow_f16(wide: &[f32], narrow: &mut [f16]) {
+    narrow.convert_from_f32_slice(wide);
+}
+
+// `half` converts bf16 one by one with branches; these vectorise.
+
+#[inline(always)]
+fn widen_bf16(narrow: &[bf16], wide: &mut [f32]) {
+    wide.iter_mut().zip(narrow).for_each(|(w, n)| *w = f32::from_bits(u32::from(n.to_bits()) << 16));
+}
+
+/// Rounds to nearest, of two equally near to even.
+#[inline(always)]
+fn narrow_bf16(wide: &[f32], narrow: &mut [bf16]) {
+    for (n, w) in narrow.iter_mut().zip(wide) {
+        let bits = w.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+        let quiet_nan = bits | 0x40_0000;
+        *n = bf16::from_bits(((if w.is_nan() { quiet_nan } else { rounded }) >> 16) as u16);
+    }
+}
+
+/// Finite values beyond a format's range become its largest: rounding must not create an infinity.
+fn saturate(row: &mut [f32], max: f32) {
+    for x in row {
+        let saturated = if *x > max { max } else { -max };
+        *x = if x.abs() > max && x.is_finite() { saturated } else { *x };
+    }
+}
 
 /// Adds `alpha * (tuned - untuned)` to `host`, in place.
 ///
@@ -74,13 +151,7 @@ half_logit!(bf16);
 pub fn shift<L: Logit>(host: &mut [L], tuned: &[f32], untuned: &[f32], alpha: f32) -> Result<Shift> {
     same_length("tuned proxy", tuned.len(), host.len())?;
     same_length("untuned proxy", untuned.len(), host.len())?;
-    let mut ignored = 0;
-    if alpha != 0.0 {
-        L::in_f32(host, |at, h| {
-            let (t, u) = (&tuned[at..][..h.len()], &untuned[at..][..h.len()]);
-            ignored += add(h, |i| alpha * (t[i] - u[i]));
-        });
-    }
+    let ignored = if alpha == 0.0 { 0 } else { L::add(host, Difference { tuned, untuned, alpha }) };
     Ok(Shift { ignored })
 }
 
@@ -90,13 +161,7 @@ pub fn shift<L: Logit>(host: &mut [L], tuned: &[f32], untuned: &[f32], alpha: f3
 /// [`Error::Shape`] when the lengths differ; `host` is untouched then.
 pub fn shift_by<L: Logit>(host: &mut [L], offset: &[f32], alpha: f32) -> Result<Shift> {
     same_length("offset", offset.len(), host.len())?;
-    let mut ignored = 0;
-    if alpha != 0.0 {
-        L::in_f32(host, |at, h| {
-            let d = &offset[at..][..h.len()];
-            ignored += add(h, |i| alpha * d[i]);
-        });
-    }
+    let ignored = if alpha == 0.0 { 0 } else { L::add(host, Weighed { offset, alpha }) };
     Ok(Shift { ignored })
 }
 
@@ -106,11 +171,7 @@ pub fn shift_by<L: Logit>(host: &mut [L], offset: &[f32], alpha: f32) -> Result<
 ///
 /// # Errors
 /// [`Error::Shape`] when a row's length is not its map's.
-pub fn offset(
-    offset: &mut [f32],
-    tuned: (&[f32], &TokenMap),
-    untuned: (&[f32], &TokenMap),
-) -> Result<()> {
+pub fn offset(offset: &mut [f32], tuned: (&[f32], &TokenMap), untuned: (&[f32], &TokenMap)) -> Result<()> {
     for (row, map) in [tuned, untuned] {
         same_length("proxy", row.len(), map.proxy_len())?;
         same_length("host", offset.len(), map.host_len())?;
@@ -132,20 +193,25 @@ pub fn offset(
 
 /// Adds one value a logit and counts the values that could not be used. Branch-free, so that it vectorises.
 #[inline(always)]
-fn add(host: &mut [f32], delta: impl Fn(usize) -> f32) -> usize {
-    let mut total = 0;
-    for (at, piece) in host.chunks_mut(PIECE).enumerate() {
-        let mut ignored = 0u32;
-        for (i, h) in piece.iter_mut().enumerate() {
-            let d = delta(at * PIECE + i);
-            let sum = *h + d;
-            let unusable = sum.is_nan() | (sum == f32::INFINITY);
-            ignored += u32::from(unusable);
-            *h = if unusable | (d == 0.0) { *h } else { sum };
-        }
-        total += ignored as usize;
+fn add_piece(host: &mut [f32], delta: impl Delta) -> usize {
+    let mut ignored = 0u32;
+    for (i, h) in host.iter_mut().enumerate() {
+        let d = delta.get(i);
+        let sum = *h + d;
+        let unusable = sum.is_nan() | (sum == f32::INFINITY);
+        ignored += u32::from(unusable);
+        *h = if unusable | (d == 0.0) { *h } else { sum };
     }
-    total
+    ignored as usize
+}
+
+/// Adds one value a logit, whatever comes of it.
+#[inline(always)]
+fn add_plainly(host: &[f32], delta: impl Delta, sums: &mut [f32]) {
+    for (i, (h, sum)) in host.iter().zip(sums).enumerate() {
+        let d = delta.get(i);
+        *sum = if d == 0.0 { *h } else { *h + d };
+    }
 }
 
 fn same_length(what: &'static str, got: usize, expected: usize) -> Result<()> {
