@@ -67,11 +67,48 @@ impl Models {
         Ok(Self { host, proxies: Some([(tuned, tuned_map), (untuned, untuned_map)]) })
     }
 
-    /// Makes contexts and threads.
+    /// Makes the host's and the proxies' contexts and threads.
     ///
     /// # Errors
     /// When memory or threads are short.
     pub fn decoder(&self, config: &Config, run: RunOptions) -> Result<Decoder> {
+        let layout = Layout::new(config, run);
+        // A pool that spins between its passes would take the cores from the proxies' threads.
+        let spin = if self.proxies.is_none() { SPIN } else { layout.spin() };
+        let host = context(&self.host, NAMES[0], config.host.ctx, run, run.sequences, layout.threads, spin)?;
+        let pair = self.pair(config, run)?;
+        Ok(Decoder::new(self.host.clone(), host, pair, layout.placement, config.proxy_tuning.on_error))
+    }
+
+    /// Makes the proxies' contexts and threads; `None` for a host that runs alone.
+    ///
+    /// # Errors
+    /// When memory or threads are short.
+    pub fn pair(&self, config: &Config, run: RunOptions) -> Result<Option<Pair>> {
+        let Some([tuned, untuned]) = &self.proxies else { return Ok(None) };
+        let layout = Layout::new(config, run);
+        let tuning = &config.proxy_tuning;
+        let slots = run.sequences.min(tuning.slots);
+        let proxy = |(model, map): &(Arc<LlamaModel>, TokenMap), name| {
+            let model = context(model, name, tuning.ctx, run, slots, layout.proxy_threads, layout.spin())?;
+            Ok::<_, Error>(Proxy { model, map: map.clone() })
+        };
+        Pair::new(proxy(tuned, NAMES[1])?, proxy(untuned, NAMES[2])?, layout.placement).map(Some)
+    }
+}
+
+/// Polling of a thread pool that has its cores to itself.
+const SPIN: u32 = 50;
+
+/// Who runs where, on how many threads.
+struct Layout {
+    placement: Placement,
+    threads: usize,
+    proxy_threads: usize,
+}
+
+impl Layout {
+    fn new(config: &Config, run: RunOptions) -> Self {
         let tuning = &config.proxy_tuning;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if tuning.threads == 0 { cores } else { tuning.threads };
@@ -86,31 +123,27 @@ impl Models {
             Placement::InTurn => threads,
             Placement::SideBySide | Placement::Background => (threads / 2).max(1),
         };
-        let context = |model: &Arc<LlamaModel>, configured: usize, name: &str, slots, threads, poll| {
-            let own = model.trained_context();
-            let context = if configured == 0 { own.min(run.longest) } else { configured };
-            let options = ContextOptions { name: format!("the {name}"), slots, context, batch: 512, threads, poll };
-            let context = LlamaContext::new(model.clone(), &options)?;
-            Ok::<_, Error>(CachedModel::new(options.name, context))
-        };
-        // A pool that spins between its passes would take the cores from the proxies' threads.
-        let spin = if self.proxies.is_none() || placement == Placement::InTurn { 50 } else { 0 };
-        let host = context(&self.host, config.host.ctx, NAMES[0], run.sequences, threads, spin)?;
-        let pair = match &self.proxies {
-            None => None,
-            Some(proxies) => {
-                let slots = run.sequences.min(tuning.slots);
-                let proxy = |which: usize| {
-                    let (model, map) = &proxies[which];
-                    let name = NAMES[which + 1];
-                    let model = context(model, tuning.ctx, name, slots, proxy_threads, spin)?;
-                    Ok::<_, Error>(Proxy { model, map: map.clone() })
-                };
-                Some(Pair::new(proxy(0)?, proxy(1)?, placement)?)
-            }
-        };
-        Ok(Decoder::new(self.host.clone(), host, pair, placement, tuning.on_error))
+        Self { placement, threads, proxy_threads }
     }
+
+    fn spin(&self) -> u32 {
+        if self.threads == 1 { SPIN } else { 0 }
+    }
+}
+
+fn context(
+    model: &Arc<LlamaModel>,
+    name: &str,
+    configured: usize,
+    run: RunOptions,
+    slots: usize,
+    threads: usize,
+    poll: u32,
+) -> Result<CachedModel> {
+    let context = if configured == 0 { model.trained_context().min(run.longest) } else { configured };
+    let options = ContextOptions { name: format!("the {name}"), slots, context, batch: 512, threads, poll };
+    let context = LlamaContext::new(model.clone(), &options)?;
+    Ok(CachedModel::new(options.name, context))
 }
 
 fn map(host: &Vocabulary, proxy: &LlamaModel, name: &str) -> Result<TokenMap> {

@@ -75,6 +75,11 @@ impl LlamaContext {
             params.n_threads_batch = options.threads as i32;
             params.type_k = kv_type;
             params.type_v = kv_type;
+            params.flash_attn_type = if model.is_f32() {
+                sys::LLAMA_FLASH_ATTN_TYPE_DISABLED
+            } else {
+                sys::LLAMA_FLASH_ATTN_TYPE_AUTO
+            };
             params.kv_unified = false;
             params.swa_full = true;
             params.no_perf = true;
