@@ -135,14 +135,11 @@ def write_hf(folder: Path, arch: Arch, weights: dict) -> None:
 
 
 def main(names=FILES) -> None:
-    from train import CACHE, RUNS, folder, load_checkpoint
+    from train import CACHE, RUNS, load_checkpoint
 
     for name in names:
         file, quantise, description = FILES[name]
-        run = name
-        if name == "direct" and not (folder(name) / "checkpoint.pt").exists():
-            run = "host"  # a stand-in until it is trained
-        weights = load_checkpoint(run)["optimizer"]["master"]
+        weights = load_checkpoint(name)["optimizer"]["master"]
         (REPO / file).parent.mkdir(parents=True, exist_ok=True)
         write_gguf(REPO / file, RUNS[name].arch, weights, quantise, description)
         write_hf(CACHE / "hf" / name, RUNS[name].arch, weights)
