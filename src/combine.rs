@@ -82,24 +82,22 @@ impl Logit for f32 {
 const PIECE: usize = 1024;
 
 macro_rules! half_logit {
-    ($half:ty, $widen:path, $narrow:path) => {
+    ($half:ty, $add_plainly:path) => {
         impl Logit for $half {
             #[inline(always)]
             fn add(row: &mut [$half], delta: impl Delta) -> usize {
                 const EXPONENT: u16 = <$half>::INFINITY.to_bits();
-                let (mut host, mut sums) = ([0.0; PIECE], [0.0; PIECE]);
+                let mut sums = [<$half>::ZERO; PIECE];
                 let mut ignored = 0;
                 for (i, piece) in row.chunks_mut(PIECE).enumerate() {
                     let delta = delta.part(i * PIECE, piece.len());
-                    let (host, sums) = (&mut host[..piece.len()], &mut sums[..piece.len()]);
-                    $widen(piece, host);
-                    add_plainly(host, delta, sums);
-                    $narrow(sums, piece);
-                    // The rules concern only what is not finite now. That is rare, so all else goes without them.
-                    if piece.iter().fold(false, |any, x| any | (x.to_bits() & EXPONENT == EXPONENT)) {
-                        ignored += add_piece(host, delta);
-                        saturate(host, <$half>::MAX.to_f32());
-                        $narrow(host, piece);
+                    let sums = &mut sums[..piece.len()];
+                    $add_plainly(piece, delta, sums);
+                    // The rules concern only sums that are not finite. Those are rare: all else goes without them.
+                    if sums.iter().fold(false, |any, x| any | (x.to_bits() & EXPONENT == EXPONENT)) {
+                        ignored += add_by_the_rules(piece, delta, <$half>::MAX.to_f32());
+                    } else {
+                        piece.copy_from_slice(sums);
                     }
                 }
                 ignored
@@ -107,30 +105,56 @@ macro_rules! half_logit {
         }
     };
 }
-half_logit!(f16, HalfFloatSliceExt::convert_to_f32_slice, narrow_f16);
-half_logit!(bf16, widen_bf16, narrow_bf16);
+half_logit!(f16, add_plainly_f16);
+half_logit!(bf16, add_plainly_bf16);
 
 #[inline(always)]
-fn narrow_f16(wide: &[f32], narrow: &mut [f16]) {
-    narrow.convert_from_f32_slice(wide);
+fn sum(host: f32, delta: f32) -> f32 {
+    if delta == 0.0 { host } else { host + delta }
 }
 
-// `half` converts bf16 one by one with branches; these vectorise.
-
+/// The sums in f16, by blocks that stay in registers between the conversions.
 #[inline(always)]
-fn widen_bf16(narrow: &[bf16], wide: &mut [f32]) {
-    wide.iter_mut().zip(narrow).for_each(|(w, n)| *w = f32::from_bits(u32::from(n.to_bits()) << 16));
+fn add_plainly_f16(host: &[f16], delta: impl Delta, sums: &mut [f16]) {
+    const BLOCK: usize = 8;
+    let (blocks, rest) = host.as_chunks::<BLOCK>();
+    let (block_sums, rest_sums) = sums.as_chunks_mut::<BLOCK>();
+    for (i, (host, sums)) in blocks.iter().zip(block_sums).enumerate() {
+        let (mut wide, delta) = ([0.0; BLOCK], delta.part(i * BLOCK, BLOCK));
+        host.convert_to_f32_slice(&mut wide);
+        sums.convert_from_f32_slice(&std::array::from_fn::<f32, BLOCK, _>(|i| sum(wide[i], delta.get(i))));
+    }
+    let delta = delta.part(host.len() - rest.len(), rest.len());
+    for (i, (h, s)) in rest.iter().zip(rest_sums).enumerate() {
+        *s = f16::from_f32(sum(h.to_f32(), delta.get(i)));
+    }
 }
 
-/// Rounds to nearest, of two equally near to even.
+/// The sums in bf16. The conversions of `half` have branches; these vectorise.
 #[inline(always)]
-fn narrow_bf16(wide: &[f32], narrow: &mut [bf16]) {
-    for (n, w) in narrow.iter_mut().zip(wide) {
-        let bits = w.to_bits();
+fn add_plainly_bf16(host: &[bf16], delta: impl Delta, sums: &mut [bf16]) {
+    for (i, (h, s)) in host.iter().zip(sums).enumerate() {
+        let wide = sum(f32::from_bits(u32::from(h.to_bits()) << 16), delta.get(i));
+        let bits = wide.to_bits();
+        // To the nearest, of two equally near to the even one.
         let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
         let quiet_nan = bits | 0x40_0000;
-        *n = bf16::from_bits(((if w.is_nan() { quiet_nan } else { rounded }) >> 16) as u16);
+        *s = bf16::from_bits(((if wide.is_nan() { quiet_nan } else { rounded }) >> 16) as u16);
     }
+}
+
+/// A piece whose sums are not all finite; `max` is the format's largest number.
+#[cold]
+fn add_by_the_rules<H>(piece: &mut [H], delta: impl Delta, max: f32) -> usize
+where
+    [H]: HalfFloatSliceExt,
+{
+    let wide = &mut [0.0; PIECE][..piece.len()];
+    piece.convert_to_f32_slice(wide);
+    let ignored = add_piece(wide, delta);
+    saturate(wide, max);
+    piece.convert_from_f32_slice(wide);
+    ignored
 }
 
 /// Finite values beyond a format's range become its largest: rounding must not create an infinity.
@@ -203,15 +227,6 @@ fn add_piece(host: &mut [f32], delta: impl Delta) -> usize {
         *h = if unusable | (d == 0.0) { *h } else { sum };
     }
     ignored as usize
-}
-
-/// Adds one value a logit, whatever comes of it.
-#[inline(always)]
-fn add_plainly(host: &[f32], delta: impl Delta, sums: &mut [f32]) {
-    for (i, (h, sum)) in host.iter().zip(sums).enumerate() {
-        let d = delta.get(i);
-        *sum = if d == 0.0 { *h } else { *h + d };
-    }
 }
 
 fn same_length(what: &'static str, got: usize, expected: usize) -> Result<()> {
