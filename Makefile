@@ -28,7 +28,7 @@ demo: build ## Build, check the tiny trio, show the host alone and proxy-tuned
 test: lint doc ## Format, lints, all tests, documentation
 	cargo test --release $(CARGO_FLAGS)
 
-bench: build ## Micro-benchmarks, then tokens/s of the tiny trio against its floor
+bench: build ## Micro-benchmark of the shift, then tokens/s of the tiny trio against its floor
 	cargo bench $(CARGO_FLAGS) --bench '*' -- --warm-up-time 1 --measurement-time 2
 	$(PROXYTUNE) bench $(TRIO)
 
