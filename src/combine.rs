@@ -235,17 +235,18 @@ fn same_length(what: &'static str, got: usize, expected: usize) -> Result<()> {
 
 /// Index of the largest logit; of equals the first. 0 for an empty row; NaN is never the largest.
 pub fn argmax(row: &[f32]) -> usize {
-    // First the value, in independent lanes so that it vectorises, then its place.
+    // First the value, in independent lanes so that it vectorises, then its place, block by block.
     const LANES: usize = 32;
     let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (blocks, rest) = row.as_chunks::<LANES>();
     let mut lanes = [f32::NEG_INFINITY; LANES];
-    let pieces = row.chunks_exact(LANES);
-    let rest = pieces.remainder();
-    for piece in pieces {
-        for (lane, &x) in lanes.iter_mut().zip(piece) {
-            *lane = larger(*lane, x);
+    for block in blocks {
+        for i in 0..LANES {
+            lanes[i] = larger(lanes[i], block[i]);
         }
     }
     let max = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger);
-    row.iter().position(|&x| x == max).unwrap_or(0)
+    let has_max = |block: &[f32; LANES]| block.iter().fold(false, |found, &x| found | (x == max));
+    let from = blocks.iter().position(has_max).unwrap_or(blocks.len()) * LANES;
+    row[from..].iter().position(|&x| x == max).map_or(0, |at| from + at)
 }

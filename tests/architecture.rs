@@ -12,7 +12,7 @@ const LAYERS: &[Layer] = &[
     ("combine", &["error", "vocab"], &[]),
     ("config", &["error", "vocab"], &[]),
     ("prompt", &["error", "vocab"], &[]),
-    ("backend", &["error", "vocab", "config"], &[]),
+    ("backend", &["error", "vocab", "combine", "config"], &[]),
     ("pair", &["error", "vocab", "combine", "backend"], &["backend::llama"]),
     ("decode", &["error", "vocab", "combine", "config", "prompt", "backend", "pair", "host"], &[]),
     ("host", &["error", "vocab", "combine", "config", "prompt", "backend", "pair", "decode"], &[]),

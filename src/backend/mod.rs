@@ -74,6 +74,9 @@ pub trait Backend: Send {
 
     /// Empties a slot. Never fails.
     fn clear(&mut self, slot: usize);
+
+    /// Gives up cores that the engine keeps busy between passes so as to be quick at the next.
+    fn rest(&mut self) {}
 }
 
 impl<B: Backend + ?Sized> Backend for Box<B> {
@@ -94,5 +97,8 @@ impl<B: Backend + ?Sized> Backend for Box<B> {
     }
     fn clear(&mut self, slot: usize) {
         (**self).clear(slot)
+    }
+    fn rest(&mut self) {
+        (**self).rest()
     }
 }

@@ -135,6 +135,10 @@ impl Decoder {
             self.host.advance(&mut self.work);
             if let Some(pair) = self.pair.as_mut().filter(|_| pair_busy) {
                 if !started {
+                    if pair.is_side_by_side() {
+                        // The untuned proxy's thread wants a core that the host's would spin on.
+                        self.host.rest();
+                    }
                     pair.start();
                 }
                 started = false;
@@ -180,7 +184,7 @@ impl Decoder {
             }
             let top = argmax(logits) as u32;
             r.stats.combine += begin.elapsed();
-            let token = r.sampler.sample(logits);
+            let token = if r.sampler.is_greedy() { top } else { r.sampler.sample(logits) };
             let mut position = Position { token, host_top, top, probabilities: None };
             if let Some(host_row) = host_row {
                 position.explain(&host_row, logits, proxy_rows);

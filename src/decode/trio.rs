@@ -73,8 +73,9 @@ impl Models {
     /// When memory or threads are short.
     pub fn decoder(&self, config: &Config, run: RunOptions) -> Result<Decoder> {
         let layout = Layout::new(config, run);
-        // A pool that spins between its passes would take the cores from the proxies' threads.
-        let spin = if self.proxies.is_none() { SPIN } else { layout.spin() };
+        // The host's threads stay awake for its next pass; the decoder sends them to rest where the proxies want
+        // their cores. Proxies that work beside the host must never spin.
+        let spin = if layout.placement == Placement::Background { 0 } else { SPIN };
         let host = context(&self.host, NAMES[0], config.host.ctx, run, run.sequences, layout.threads, spin)?;
         let pair = self.pair(config, run)?;
         Ok(Decoder::new(self.host.clone(), host, pair, layout.placement, config.proxy_tuning.on_error))
@@ -90,14 +91,14 @@ impl Models {
         let tuning = &config.proxy_tuning;
         let slots = run.sequences.min(tuning.slots);
         let proxy = |(model, map): &(Arc<LlamaModel>, TokenMap), name| {
-            let model = context(model, name, tuning.ctx, run, slots, layout.proxy_threads, layout.spin())?;
+            let model = context(model, name, tuning.ctx, run, slots, layout.proxy_threads, 0)?;
             Ok::<_, Error>(Proxy { model, map: map.clone() })
         };
         Pair::new(proxy(tuned, NAMES[1])?, proxy(untuned, NAMES[2])?, layout.placement).map(Some)
     }
 }
 
-/// Polling of a thread pool that has its cores to itself.
+/// How eagerly threads wait that have their cores to themselves.
 const SPIN: u32 = 50;
 
 /// Who runs where, on how many threads.
@@ -124,10 +125,6 @@ impl Layout {
             Placement::SideBySide | Placement::Background => (threads / 2).max(1),
         };
         Self { placement, threads, proxy_threads }
-    }
-
-    fn spin(&self) -> u32 {
-        if self.threads == 1 { SPIN } else { 0 }
     }
 }
 

@@ -145,6 +145,11 @@ impl CachedModel {
         self.planner.evictions()
     }
 
+    /// Gives up cores that the engine keeps busy between passes.
+    pub fn rest(&mut self) {
+        self.backend.rest();
+    }
+
     /// Frees the slot of a sequence that is gone.
     pub fn remove(&mut self, sequence: SequenceId) {
         self.planner.remove(sequence);

@@ -3,105 +3,124 @@
 use super::cached::{CachedModel, Work};
 use super::plan::SequenceId;
 use crate::error::{Error, Result};
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// A model and the thread that runs it.
-pub(super) enum Lane {
-    /// On the caller's thread, within [`Lane::finish`].
-    Here(Box<CachedModel>, Option<Work>),
-    /// On its own thread, from [`Lane::start`] on.
-    Thread { orders: Sender<Order>, done: Receiver<(Work, Duration)>, thread: Option<JoinHandle<()>>, time: Duration },
+/// A model, and a thread that it can be sent to for a pass.
+pub(super) struct Lane {
+    /// `None` while it is away.
+    model: Option<Box<CachedModel>>,
+    /// Work of a pass that is to run here.
+    held: Option<Work>,
+    removed: Vec<SequenceId>,
+    helper: Option<Helper>,
+    /// Requests and engine time of the last pass.
+    last: Option<(usize, Duration)>,
+    time: Duration,
 }
 
-pub(super) enum Order {
-    Advance(Work),
-    Remove(SequenceId),
+struct Helper {
+    orders: Sender<(Box<CachedModel>, Work)>,
+    done: Receiver<(Box<CachedModel>, Work)>,
+    thread: JoinHandle<()>,
 }
 
 impl Lane {
+    /// A lane without a thread of its own.
     pub(super) fn here(model: CachedModel) -> Self {
-        Self::Here(Box::new(model), None)
+        Self {
+            model: Some(Box::new(model)),
+            held: None,
+            removed: Vec::new(),
+            helper: None,
+            last: None,
+            time: Duration::ZERO,
+        }
     }
 
-    /// Moves the model to a thread called `name`.
-    pub(super) fn thread(name: &str, mut model: CachedModel) -> Result<Self> {
-        let (orders, inbox) = unbounded();
+    /// A lane with a thread, called `name`.
+    pub(super) fn with_thread(name: &str, model: CachedModel) -> Result<Self> {
+        let (orders, inbox) = bounded::<(Box<CachedModel>, Work)>(1);
         let (outbox, done) = bounded(1);
-        let work = move || {
-            for order in inbox {
-                match order {
-                    Order::Remove(sequence) => model.remove(sequence),
-                    Order::Advance(mut work) => {
-                        model.advance(&mut work);
-                        if outbox.send((work, model.forward_time())).is_err() {
-                            return;
-                        }
-                    }
+        let serve = move || {
+            for (mut model, mut work) in inbox {
+                model.advance(&mut work);
+                if outbox.send((model, work)).is_err() {
+                    return;
                 }
             }
         };
         let thread = std::thread::Builder::new()
             .name(format!("proxytune-{name}"))
-            .spawn(work)
+            .spawn(serve)
             .map_err(|e| Error::engine(name, format!("cannot start its thread: {e}")))?;
-        Ok(Self::Thread { orders, done, thread: Some(thread), time: Duration::ZERO })
+        let mut lane = Self::here(model);
+        lane.helper = Some(Helper { orders, done, thread });
+        Ok(lane)
     }
 
-    /// Begins one pass; returns at once.
-    pub(super) fn start(&mut self, work: Work) {
-        match self {
-            Self::Here(_, held) => *held = Some(work),
+    /// How long the next pass over `requests` will take, going by the last one.
+    pub(super) fn expected(&self, requests: usize) -> Option<Duration> {
+        self.last.map(|(before, time)| time * requests as u32 / before.max(1) as u32)
+    }
+
+    /// Begins one pass: `away` at once on the lane's thread, where it has one, else here within [`Lane::finish`].
+    pub(super) fn start(&mut self, work: Work, away: bool) {
+        match (&self.helper, self.model.take()) {
             // A dead thread shows in `finish`.
-            Self::Thread { orders, .. } => drop(orders.send(Order::Advance(work))),
+            (Some(helper), Some(model)) if away => drop(helper.orders.send((model, work))),
+            (_, model) => {
+                self.model = model;
+                self.held = Some(work);
+            }
         }
     }
 
     /// Ends the pass begun by [`Lane::start`].
     ///
     /// # Errors
-    /// [`Error::Stopped`] when the lane's thread is gone.
+    /// [`Error::Stopped`] when the lane's thread is gone, and its model with it.
     pub(super) fn finish(&mut self) -> Result<Work> {
-        match self {
-            Self::Here(model, held) => {
-                let mut work = held.take().unwrap_or_default();
+        let gone = || Error::Stopped("a proxy's thread ended".into());
+        let (mut model, work) = match (self.model.take(), self.held.take()) {
+            (Some(mut model), Some(mut work)) => {
                 model.advance(&mut work);
-                Ok(work)
+                (model, work)
             }
-            Self::Thread { done, time, .. } => {
-                let gone = |_| Error::Stopped("a proxy's thread ended".into());
-                let (work, spent) = done.recv().map_err(gone)?;
-                *time = spent;
-                Ok(work)
+            (Some(model), None) => (model, Work::default()),
+            (None, _) => {
+                let helper = self.helper.as_ref().ok_or_else(gone)?;
+                helper.done.recv().map_err(|_| gone())?
             }
-        }
+        };
+        self.removed.drain(..).for_each(|sequence| model.remove(sequence));
+        let time = model.forward_time();
+        self.last = (!work.is_empty()).then(|| (work.len(), time - self.time));
+        self.time = time;
+        self.model = Some(model);
+        Ok(work)
     }
 
     pub(super) fn remove(&mut self, sequence: SequenceId) {
-        match self {
-            Self::Here(model, _) => model.remove(sequence),
-            Self::Thread { orders, .. } => drop(orders.send(Order::Remove(sequence))),
+        match &mut self.model {
+            Some(model) => model.remove(sequence),
+            None => self.removed.push(sequence),
         }
     }
 
-    /// Time spent in the engine so far.
+    /// Time spent in the engine up to the last pass that ended.
     pub(super) fn forward_time(&self) -> Duration {
-        match self {
-            Self::Here(model, _) => model.forward_time(),
-            Self::Thread { time, .. } => *time,
-        }
+        self.time
     }
 }
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        if let Self::Thread { orders, thread, .. } = self {
-            // Closing the channel ends the thread; the model is freed there before we go on.
-            *orders = unbounded().0;
-            if let Some(thread) = thread.take() {
-                let _ = thread.join();
-            }
+        if let Some(Helper { orders, done, thread }) = self.helper.take() {
+            // Closing the channels ends the thread; a model that is away is freed there before we go on.
+            drop((orders, done));
+            let _ = thread.join();
         }
     }
 }

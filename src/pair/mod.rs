@@ -35,8 +35,8 @@ pub struct Proxy {
 pub enum Placement {
     /// One after the other on the caller's thread: each may use all cores.
     InTurn,
-    /// At once: the tuned proxy on the caller's thread, the untuned on another. Best where each is small and
-    /// the two have disjoint cores.
+    /// At once: the tuned proxy on the caller's thread, the untuned on another, each with half of the cores. A pass
+    /// that is over sooner than a thread wakes up runs on the caller's thread all the same.
     #[default]
     SideBySide,
     /// Both on threads of their own, so that the caller can do something else between start and finish: best where the
@@ -44,10 +44,14 @@ pub enum Placement {
     Background,
 }
 
+/// What it costs to hand a pass to another thread and to get it back, on machines where sleeping threads wake slowly.
+const WAKE_UP: Duration = Duration::from_micros(200);
+
 /// The two proxies with the requests in flight.
 ///
 /// Requests are pushed, rounds are run until they are done, rows are read, requests are taken out.
 pub struct Pair {
+    placement: Placement,
     tuned: Lane,
     untuned: Lane,
     maps: [TokenMap; 2],
@@ -62,13 +66,13 @@ impl Pair {
     /// When a thread cannot be started.
     pub fn new(tuned: Proxy, untuned: Proxy, placement: Placement) -> Result<Self> {
         let context = [tuned.model.capabilities().context, untuned.model.capabilities().context];
-        let own = |name, model| Lane::thread(name, model);
+        let own = Lane::with_thread;
         let (t, u) = match placement {
             Placement::InTurn => (Lane::here(tuned.model), Lane::here(untuned.model)),
             Placement::SideBySide => (Lane::here(tuned.model), own("untuned", untuned.model)?),
             Placement::Background => (own("tuned", tuned.model)?, own("untuned", untuned.model)?),
         };
-        Ok(Self { tuned: t, untuned: u, maps: [tuned.map, untuned.map], works: Some(Default::default()), context })
+        Ok(Self { placement, tuned: t, untuned: u, maps: [tuned.map, untuned.map], works: Some(Default::default()), context })
     }
 
     /// Tokens that a slot of the tuned and of the untuned proxy holds.
@@ -124,12 +128,22 @@ impl Pair {
         self.works.iter().flatten().map(Work::tokens).fold((0, 0), |sum, (total, done)| (sum.0 + total, sum.1 + done))
     }
 
+    /// Whether the next round will use another thread than the caller's.
+    pub fn is_side_by_side(&self) -> bool {
+        match self.placement {
+            Placement::InTurn => false,
+            Placement::SideBySide => self.untuned.expected(self.len()).is_none_or(|time| time >= WAKE_UP),
+            Placement::Background => true,
+        }
+    }
+
     /// Begins a round: at most one forward pass of each proxy, over whatever fits it.
     pub fn start(&mut self) {
+        let side_by_side = self.is_side_by_side();
         let [tuned, untuned] = self.works.take().unwrap_or_default();
         // First the one that may run elsewhere.
-        self.untuned.start(untuned);
-        self.tuned.start(tuned);
+        self.untuned.start(untuned, side_by_side);
+        self.tuned.start(tuned, self.placement == Placement::Background);
     }
 
     /// Ends the round begun by [`Pair::start`].

@@ -196,6 +196,11 @@ impl Backend for LlamaContext {
         // SAFETY: the memory is alive; removing a whole sequence never fails.
         unsafe { sys::llama_memory_seq_rm(self.memory(), slot as i32, -1, -1) };
     }
+
+    fn rest(&mut self) {
+        // SAFETY: the pool is alive and no pass runs. The next pass wakes it.
+        unsafe { sys::ggml_threadpool_pause(self.pool.as_ptr()) };
+    }
 }
 
 impl Drop for LlamaContext {

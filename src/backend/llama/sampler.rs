@@ -100,6 +100,11 @@ impl Sampler {
         Ok(Self { chain: Some(chain), candidates: Vec::with_capacity(vocab) })
     }
 
+    /// Whether it always takes the most likely token as it stands.
+    pub fn is_greedy(&self) -> bool {
+        self.chain.is_none()
+    }
+
     /// Chooses the next token from a row of logits, and takes note of it.
     pub fn sample(&mut self, logits: &[f32]) -> Token {
         let Some(chain) = self.chain else { return combine::argmax(logits) as Token };

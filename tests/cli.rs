@@ -1,0 +1,205 @@
+//! The program as its users meet it: output, messages and exit codes.
+#![cfg(feature = "cli")]
+
+mod common;
+
+use assert_cmd::Command;
+use common::{cases, path, take_turns};
+use predicates::prelude::*;
+use predicates::str::contains;
+use serde_json::Value;
+
+fn proxytune(arguments: &[&str]) -> Command {
+    let mut command = Command::cargo_bin("proxytune").unwrap();
+    command.current_dir(path("")).args(arguments).timeout(std::time::Duration::from_secs(120));
+    command
+}
+
+const TRIO: [&str; 6] = [
+    "--host",
+    "tests/fixtures/host-f32.gguf",
+    "--tuned",
+    "tests/fixtures/tuned-f32.gguf",
+    "--untuned",
+    "tests/fixtures/untuned-f32.gguf",
+];
+
+fn with_trio<'a>(command: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&[command], &TRIO[..], more].concat()
+}
+
+fn json(arguments: &[&str]) -> Value {
+    let output = proxytune(arguments).assert().success().get_output().stdout.clone();
+    serde_json::from_slice(&output).unwrap()
+}
+
+/// Bad input: exit code 2, a message that says all of `said`, nothing on standard output, no backtrace.
+fn refuses(arguments: &[&str], said: &[&str]) {
+    let mut assert = proxytune(arguments).assert().code(2).stdout("").stderr(contains("panicked").not());
+    for words in said {
+        assert = assert.stderr(contains(*words));
+    }
+}
+
+#[test]
+fn json_holds_the_oracles_tokens_and_every_documented_field() {
+    let _turn = take_turns();
+    let case = cases().into_iter().find(|c| c.name == "code-17").unwrap();
+    let ids = case.prompt_tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let out = json(&with_trio("generate", &["--tokens", &ids, "--max-tokens", "40", "--format", "json", "--explain"]));
+    let tokens: Vec<u32> = out["tokens"].as_array().unwrap().iter().map(|t| t.as_u64().unwrap() as u32).collect();
+    assert_eq!(tokens, case.tokens[..tokens.len()]);
+    assert!(["stop", "length"].contains(&out["finish_reason"].as_str().unwrap()));
+    for field in [
+        "prompt_tokens", "tokens", "prefill_ms", "decode_ms", "tokens_per_s", "host_ms", "tuned_ms", "untuned_ms",
+        "combine_ms", "steps", "drafted", "accepted", "shifted",
+    ] {
+        assert!(out["stats"][field].is_number(), "{field}");
+    }
+    for position in out["positions"].as_array().unwrap() {
+        assert_eq!(position["token"], position["top"], "greedy");
+        for field in ["p_host", "p", "p_tuned", "p_untuned"] {
+            assert!((0.0..=1.0).contains(&position[field].as_f64().unwrap()), "{field}");
+        }
+    }
+}
+
+#[test]
+fn a_prompt_gives_the_same_text_by_flag_file_and_standard_input() {
+    let _turn = take_turns();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "import os").unwrap();
+    let rest = ["--max-tokens", "12"];
+    let by_flag = proxytune(&with_trio("generate", &[&["--prompt", "import os"], &rest[..]].concat())).output().unwrap();
+    let name = file.path().to_str().unwrap();
+    let by_file = proxytune(&with_trio("generate", &[&["--prompt-file", name], &rest[..]].concat())).output().unwrap();
+    let mut command = proxytune(&with_trio("generate", &[&["--prompt-file", "-"], &rest[..]].concat()));
+    let by_stdin = command.write_stdin("import os").output().unwrap();
+    assert!(by_flag.status.success() && !by_flag.stdout.is_empty());
+    assert_eq!(by_flag.stdout, by_file.stdout);
+    assert_eq!(by_flag.stdout, by_stdin.stdout);
+}
+
+#[test]
+fn a_seed_fixes_a_sampled_text_and_a_stop_string_ends_it() {
+    let _turn = take_turns();
+    let sampled = |more: &[&str]| {
+        let flags = ["--prompt", "def", "--temperature", "1", "--top-k", "50", "--max-tokens", "40", "--format", "json"];
+        json(&with_trio("generate", &[&flags[..], more].concat()))
+    };
+    let first = sampled(&["--seed", "7"]);
+    assert_eq!(first["tokens"], sampled(&["--seed", "7"])["tokens"]);
+    assert_ne!(first["tokens"], sampled(&["--seed", "8"])["tokens"]);
+    let text = first["text"].as_str().unwrap();
+    let middle = text.char_indices().nth(text.chars().count() / 2).unwrap().0;
+    let stop: String = text[middle..].chars().take(3).collect();
+    let stopped = sampled(&["--seed", "7", "--stop", &stop]);
+    assert_eq!(stopped["finish_reason"], "stop");
+    assert_eq!(stopped["text"].as_str().unwrap(), &text[..text.find(&stop).unwrap()]);
+}
+
+#[test]
+fn check_knows_a_trio_that_works_and_explains_one_that_does_not() {
+    let _turn = take_turns();
+    proxytune(&with_trio("check", &[])).assert().success().stdout(contains("can work together"));
+    let out = json(&with_trio("check", &["--format", "json"]));
+    assert_eq!(out["models"][1]["common_tokens"], 4096);
+    assert_eq!(out["problems"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn the_configuration_file_names_the_models_and_flags_win() {
+    let _turn = take_turns();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let text = "[host]\nmodel = 'tests/fixtures/host-f32.gguf'\n[proxy_tuning]\nalpha = 0.0\n\
+                tuned = 'tests/fixtures/tuned-f32.gguf'\nuntuned = 'tests/fixtures/untuned-f32.gguf'\n";
+    std::fs::write(file.path(), text).unwrap();
+    let run = |more: &[&str]| {
+        let flags = ["generate", "--config", file.path().to_str().unwrap(), "--prompt", "import os", "--format", "json"];
+        json(&[&flags[..], &["--max-tokens", "24"], more].concat())
+    };
+    assert_eq!(run(&[])["stats"]["shifted"], 0);
+    assert_eq!(run(&[])["tokens"], run(&["--no-proxy"])["tokens"]);
+    assert_ne!(run(&["--alpha", "2"])["stats"]["shifted"], 0);
+
+    std::fs::write(file.path(), text.replace("alpha", "alhpa")).unwrap();
+    let config = file.path().to_str().unwrap();
+    refuses(&["generate", "--config", config, "--prompt", "x"], &["line 4", "did you mean `alpha`?", config]);
+}
+
+#[test]
+fn model_files_that_are_missing_foreign_or_cut_off_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let whole = std::fs::read(path("tests/fixtures/tuned-f32.gguf")).unwrap();
+    let foreign = file("foreign.gguf", b"PK\x03\x04 something else");
+    let empty = file("empty.gguf", b"");
+    let short = file("short.gguf", &whole[..whole.len() / 2]);
+    let header = file("header.gguf", &whole[..64]);
+    for (model, said) in [
+        ("no/such.gguf", "no such file"),
+        ("models", "is a directory"),
+        (foreign.as_str(), "not a GGUF file"),
+        (empty.as_str(), "not a GGUF file"),
+        (short.as_str(), "llama.cpp cannot load it"),
+        (header.as_str(), "llama.cpp cannot load it"),
+    ] {
+        let flags = ["generate", "--prompt", "x", "--host", model, "--tuned", TRIO[3], "--untuned", TRIO[5]];
+        refuses(&flags, &[model, said]);
+    }
+    refuses(&["generate", "--prompt", "x", "--host", TRIO[1]], &["--tuned", "path of a GGUF file"]);
+}
+
+#[test]
+fn prompts_that_cannot_be_used_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let broken = folder.path().join("broken.txt");
+    std::fs::write(&broken, b"caf\xe9").unwrap();
+    let long = folder.path().join("long.txt");
+    std::fs::write(&long, "word ".repeat(5000)).unwrap();
+    let (broken, long) = (broken.to_str().unwrap(), long.to_str().unwrap());
+    refuses(&with_trio("generate", &["--prompt", ""]), &["prompt", "empty"]);
+    refuses(&with_trio("generate", &["--prompt-file", broken]), &[broken, "not UTF-8 at offset 3"]);
+    refuses(&with_trio("generate", &["--prompt-file", "no/such.txt"]), &["no/such.txt"]);
+    refuses(&with_trio("generate", &["--prompt-file", long]), &["do not fit its context", "--ctx"]);
+    refuses(&with_trio("generate", &["--tokens", "1,999999"]), &["--tokens", "999999", "4096"]);
+    refuses(&with_trio("generate", &["--prompt", "x", "--chat"]), &["no chat template"]);
+    refuses(&["generate", "--host", TRIO[1]], &["--prompt"]);
+}
+
+#[test]
+fn values_that_make_no_sense_are_refused_with_their_flag() {
+    for (flag, value) in [
+        ("--alpha", "nan"),
+        ("--alpha", "inf"),
+        ("--alpha", "much"),
+        ("--temperature", "-1"),
+        ("--top-p", "0"),
+        ("--min-p", "2"),
+        ("--max-tokens", "0"),
+        ("--threads", "99999"),
+        ("--speculate", "perhaps"),
+        ("--repeat-penalty", "0"),
+    ] {
+        refuses(&with_trio("generate", &["--prompt", "x", flag, value]), &[flag]);
+    }
+}
+
+#[test]
+fn a_negative_alpha_turns_the_shift_round() {
+    let _turn = take_turns();
+    let with_alpha = |alpha: &str| {
+        let flags = ["--prompt", "import os", "--alpha", alpha, "--max-tokens", "16", "--format", "json"];
+        json(&with_trio("generate", &flags))["tokens"].clone()
+    };
+    assert_ne!(with_alpha("-2"), with_alpha("2"));
+}
+
+#[test]
+fn a_context_that_memory_cannot_hold_is_refused_before_it_is_touched() {
+    refuses(&with_trio("generate", &["--prompt", "x", "--ctx", "60000000"]), &["KV cache", "--ctx"]);
+}
