@@ -31,9 +31,12 @@ pub fn render(template: &str, messages: &[Message], [bos, eos]: &[String; 2]) ->
     let mut environment = Environment::new();
     environment.set_fuel(Some(FUEL));
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_function("raise_exception", |text: String| -> std::result::Result<String, minijinja::Error> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, text))
-    });
+    environment.add_function(
+        "raise_exception",
+        |text: String| -> std::result::Result<String, minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, text))
+        },
+    );
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     let expected = "one that renders system and user messages; or choose another: own, host, none or a file";
     let refused = |e: minijinja::Error| Error::invalid("chat template", e, expected);
@@ -59,7 +62,8 @@ mod tests {
 
     #[test]
     fn a_refusal_is_quoted_and_an_endless_template_ends() {
-        let refusal = render("{{ raise_exception('no system role') }}", &[], &Default::default()).unwrap_err();
+        let refusal =
+            render("{{ raise_exception('no system role') }}", &[], &Default::default()).unwrap_err();
         assert!(refusal.to_string().contains("no system role"), "{refusal}");
         let endless = "{% for i in range(9999) %}{% for j in range(9999) %}x{% endfor %}{% endfor %}";
         assert!(render(endless, &[], &Default::default()).is_err());

@@ -46,13 +46,28 @@ fn json_holds_the_oracles_tokens_and_every_documented_field() {
     let _turn = take_turns();
     let case = cases().into_iter().find(|c| c.name == "code-17").unwrap();
     let ids = case.prompt_tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-    let out = json(&with_trio("generate", &["--tokens", &ids, "--max-tokens", "40", "--format", "json", "--explain"]));
-    let tokens: Vec<u32> = out["tokens"].as_array().unwrap().iter().map(|t| t.as_u64().unwrap() as u32).collect();
+    let out = json(&with_trio(
+        "generate",
+        &["--tokens", &ids, "--max-tokens", "40", "--format", "json", "--explain"],
+    ));
+    let tokens: Vec<u32> =
+        out["tokens"].as_array().unwrap().iter().map(|t| t.as_u64().unwrap() as u32).collect();
     assert_eq!(tokens, case.tokens[..tokens.len()]);
     assert!(["stop", "length"].contains(&out["finish_reason"].as_str().unwrap()));
     for field in [
-        "prompt_tokens", "tokens", "prefill_ms", "decode_ms", "tokens_per_s", "host_ms", "tuned_ms", "untuned_ms",
-        "combine_ms", "steps", "drafted", "accepted", "shifted",
+        "prompt_tokens",
+        "tokens",
+        "prefill_ms",
+        "decode_ms",
+        "tokens_per_s",
+        "host_ms",
+        "tuned_ms",
+        "untuned_ms",
+        "combine_ms",
+        "steps",
+        "drafted",
+        "accepted",
+        "shifted",
     ] {
         assert!(out["stats"][field].is_number(), "{field}");
     }
@@ -70,9 +85,12 @@ fn a_prompt_gives_the_same_text_by_flag_file_and_standard_input() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "import os").unwrap();
     let rest = ["--max-tokens", "12"];
-    let by_flag = proxytune(&with_trio("generate", &[&["--prompt", "import os"], &rest[..]].concat())).output().unwrap();
+    let by_flag = proxytune(&with_trio("generate", &[&["--prompt", "import os"], &rest[..]].concat()))
+        .output()
+        .unwrap();
     let name = file.path().to_str().unwrap();
-    let by_file = proxytune(&with_trio("generate", &[&["--prompt-file", name], &rest[..]].concat())).output().unwrap();
+    let by_file =
+        proxytune(&with_trio("generate", &[&["--prompt-file", name], &rest[..]].concat())).output().unwrap();
     let mut command = proxytune(&with_trio("generate", &[&["--prompt-file", "-"], &rest[..]].concat()));
     let by_stdin = command.write_stdin("import os").output().unwrap();
     assert!(by_flag.status.success() && !by_flag.stdout.is_empty());
@@ -84,7 +102,18 @@ fn a_prompt_gives_the_same_text_by_flag_file_and_standard_input() {
 fn a_seed_fixes_a_sampled_text_and_a_stop_string_ends_it() {
     let _turn = take_turns();
     let sampled = |more: &[&str]| {
-        let flags = ["--prompt", "def", "--temperature", "1", "--top-k", "50", "--max-tokens", "40", "--format", "json"];
+        let flags = [
+            "--prompt",
+            "def",
+            "--temperature",
+            "1",
+            "--top-k",
+            "50",
+            "--max-tokens",
+            "40",
+            "--format",
+            "json",
+        ];
         json(&with_trio("generate", &[&flags[..], more].concat()))
     };
     let first = sampled(&["--seed", "7"]);
@@ -115,7 +144,15 @@ fn the_configuration_file_names_the_models_and_flags_win() {
                 tuned = 'tests/fixtures/tuned-f32.gguf'\nuntuned = 'tests/fixtures/untuned-f32.gguf'\n";
     std::fs::write(file.path(), text).unwrap();
     let run = |more: &[&str]| {
-        let flags = ["generate", "--config", file.path().to_str().unwrap(), "--prompt", "import os", "--format", "json"];
+        let flags = [
+            "generate",
+            "--config",
+            file.path().to_str().unwrap(),
+            "--prompt",
+            "import os",
+            "--format",
+            "json",
+        ];
         json(&[&flags[..], &["--max-tokens", "24"], more].concat())
     };
     assert_eq!(run(&[])["stats"]["shifted"], 0);

@@ -62,7 +62,10 @@ impl Toy {
         if fits {
             return Ok(());
         }
-        Err(Error::engine("toy", format!("span {span:?} does not fit: {held:?} held, {slots} slots of {context}")))
+        Err(Error::engine(
+            "toy",
+            format!("span {span:?} does not fit: {held:?} held, {slots} slots of {context}"),
+        ))
     }
 }
 
@@ -86,7 +89,10 @@ impl Backend for Toy {
         self.passes += 1;
         let tokens: usize = spans.iter().map(|s| s.tokens.len()).sum();
         if spans.is_empty() || tokens > self.capabilities.batch {
-            return Err(Error::engine("toy", format!("{} spans of {tokens} tokens in one pass", spans.len())));
+            return Err(Error::engine(
+                "toy",
+                format!("{} spans of {tokens} tokens in one pass", spans.len()),
+            ));
         }
         let poisoned = spans.iter().any(|s| self.poison.is_some_and(|p| s.tokens.contains(&p)));
         let mut rows = std::mem::take(&mut self.rows);

@@ -71,7 +71,12 @@ impl Position {
     }
 
     /// Fills in the probabilities from the rows of all models.
-    pub(super) fn explain(&mut self, host: &[f32], shifted: &[f32], proxies: Option<([&[f32]; 2], &[TokenMap; 2])>) {
+    pub(super) fn explain(
+        &mut self,
+        host: &[f32],
+        shifted: &[f32],
+        proxies: Option<([&[f32]; 2], &[TokenMap; 2])>,
+    ) {
         let of_proxies = proxies.map(|(rows, maps)| {
             [0, 1].map(|i| match maps[i].ids().get(self.token as usize) {
                 Some(&TokenMap::NONE) | None => 0.0,
@@ -186,7 +191,11 @@ impl Running {
             return Err(Error::invalid("prompt", "no tokens", "at least one token"));
         }
         if let Some(&token) = job.history.tokens().iter().find(|&&t| t as usize >= host.vocab) {
-            return Err(Error::invalid("--tokens", token, format!("ids below the vocabulary's {}", host.vocab)));
+            return Err(Error::invalid(
+                "--tokens",
+                token,
+                format!("ids below the vocabulary's {}", host.vocab),
+            ));
         }
         if prompt > host.context {
             let (tokens, context) = (prompt, host.context);
@@ -250,6 +259,13 @@ impl Running {
         (self.stats.host, self.stats.tuned, self.stats.untuned) = (host, tuned, untuned);
         let finish = self.ended.unwrap_or(Finish::Interrupted);
         let prompt_tokens = self.history.prompt().to_vec();
-        Outcome { prompt_tokens, text: self.text.text(), tokens, positions: self.positions, finish, stats: self.stats }
+        Outcome {
+            prompt_tokens,
+            text: self.text.text(),
+            tokens,
+            positions: self.positions,
+            finish,
+            stats: self.stats,
+        }
     }
 }

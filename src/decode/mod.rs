@@ -104,7 +104,10 @@ impl Decoder {
             self.host.remove(r.id);
             self.pair.iter_mut().for_each(|p| p.remove(r.id));
         }
-        Ok(running.into_iter().map(|r| r.finish(begin.elapsed(), spent.host, spent.tuned, spent.untuned)).collect())
+        Ok(running
+            .into_iter()
+            .map(|r| r.finish(begin.elapsed(), spent.host, spent.tuned, spent.untuned))
+            .collect())
     }
 
     /// Runs all three models to the end of every active history.
@@ -192,7 +195,11 @@ impl Decoder {
             let ends = !r.ignore_end && self.model.is_end(token);
             let piece = if ends { Vec::new() } else { self.model.piece(token, r.control) };
             let text = r.take(position, &piece, ends);
-            listen(Event::Token { job: r.index, text: &text, position: &r.positions[r.positions.len() - 1] })?;
+            listen(Event::Token {
+                job: r.index,
+                text: &text,
+                position: &r.positions[r.positions.len() - 1],
+            })?;
         }
         ControlFlow::Continue(())
     }

@@ -42,19 +42,20 @@ impl Models {
     pub fn load(config: &Config, alone: bool, progress: &mut dyn FnMut(usize, f32) -> bool) -> Result<Self> {
         config.check()?;
         let tuning = &config.proxy_tuning;
-        let mut load = |which: usize, path: &Option<std::path::PathBuf>, flag, gpu_layers, device: &Option<String>| {
-            let path: &Path = path.as_deref().ok_or_else(|| {
-                Error::invalid(flag, "nothing", "the path of a GGUF file, here or in the configuration")
-            })?;
-            let mut report = |share| progress(which, share);
-            let options = LoadOptions {
-                gpu_layers,
-                device: device.clone(),
-                vocab_only: false,
-                progress: Some(&mut report),
+        let mut load =
+            |which: usize, path: &Option<std::path::PathBuf>, flag, gpu_layers, device: &Option<String>| {
+                let path: &Path = path.as_deref().ok_or_else(|| {
+                    Error::invalid(flag, "nothing", "the path of a GGUF file, here or in the configuration")
+                })?;
+                let mut report = |share| progress(which, share);
+                let options = LoadOptions {
+                    gpu_layers,
+                    device: device.clone(),
+                    vocab_only: false,
+                    progress: Some(&mut report),
+                };
+                LlamaModel::load(path, options).map(Arc::new)
             };
-            LlamaModel::load(path, options).map(Arc::new)
-        };
         let host = load(0, &config.host.model, "--host", config.host.gpu_layers, &config.host.device)?;
         if alone {
             return Ok(Self { host, proxies: None });

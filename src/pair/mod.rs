@@ -72,7 +72,14 @@ impl Pair {
             Placement::SideBySide => (Lane::here(tuned.model), own("untuned", untuned.model)?),
             Placement::Background => (own("tuned", tuned.model)?, own("untuned", untuned.model)?),
         };
-        Ok(Self { placement, tuned: t, untuned: u, maps: [tuned.map, untuned.map], works: Some(Default::default()), context })
+        Ok(Self {
+            placement,
+            tuned: t,
+            untuned: u,
+            maps: [tuned.map, untuned.map],
+            works: Some(Default::default()),
+            context,
+        })
     }
 
     /// Tokens that a slot of the tuned and of the untuned proxy holds.
@@ -125,7 +132,11 @@ impl Pair {
 
     /// Tokens of all histories together, and those computed or found in a cache so far, over both proxies.
     pub fn tokens(&self) -> (usize, usize) {
-        self.works.iter().flatten().map(Work::tokens).fold((0, 0), |sum, (total, done)| (sum.0 + total, sum.1 + done))
+        self.works
+            .iter()
+            .flatten()
+            .map(Work::tokens)
+            .fold((0, 0), |sum, (total, done)| (sum.0 + total, sum.1 + done))
     }
 
     /// Whether the next round will use another thread than the caller's.
@@ -203,7 +214,14 @@ impl Pair {
     ///
     /// # Errors
     /// As [`Pair::rows`]; `host` is untouched then.
-    pub fn shift(&self, index: usize, row: usize, host: &mut [f32], alpha: f32, scratch: &mut Vec<f32>) -> Result<Shift> {
+    pub fn shift(
+        &self,
+        index: usize,
+        row: usize,
+        host: &mut [f32],
+        alpha: f32,
+        scratch: &mut Vec<f32>,
+    ) -> Result<Shift> {
         if self.maps.iter().all(TokenMap::is_identity) {
             let [tuned, untuned] = self.row(index, row)?;
             return combine::shift(host, tuned, untuned, alpha);

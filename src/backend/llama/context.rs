@@ -61,7 +61,8 @@ impl LlamaContext {
         }
         let total = u32::try_from(context.next_multiple_of(256) * slots)
             .map_err(|_| Error::invalid("context", context, "slots times context below 2^32 tokens"))?;
-        let (kv_type, kv_bytes) = if model.is_f32() { (sys::GGML_TYPE_F32, 4) } else { (sys::GGML_TYPE_F16, 2) };
+        let (kv_type, kv_bytes) =
+            if model.is_f32() { (sys::GGML_TYPE_F32, 4) } else { (sys::GGML_TYPE_F16, 2) };
         fits_memory(&options.name, model.kv_bytes_per_token(kv_bytes) * u64::from(total))?;
         let batch = options.batch.max(slots);
         // SAFETY: parameters come from the engine's defaults; the model outlives the context (`_model`).
@@ -86,7 +87,10 @@ impl LlamaContext {
             sys::llama_init_from_model(model.raw(), params)
         });
         let refused = |what: &str| {
-            Error::engine(&options.name, format!("llama.cpp cannot make its KV cache ({what}); lower --ctx or slots"))
+            Error::engine(
+                &options.name,
+                format!("llama.cpp cannot make its KV cache ({what}); lower --ctx or slots"),
+            )
         };
         let raw = NonNull::new(raw).ok_or_else(|| refused(&reason))?;
         let Some(pool) = thread_pool(options) else {
@@ -182,7 +186,11 @@ impl Backend for LlamaContext {
     fn truncate(&mut self, slot: usize, len: usize) -> Result<()> {
         // SAFETY: the memory is alive; positions are checked by the engine.
         let done = unsafe { sys::llama_memory_seq_rm(self.memory(), slot as i32, len as i32, -1) };
-        if done { Ok(()) } else { Err(Error::engine(&self.name, format!("cannot cut slot {slot} back to {len}"))) }
+        if done {
+            Ok(())
+        } else {
+            Err(Error::engine(&self.name, format!("cannot cut slot {slot} back to {len}")))
+        }
     }
 
     fn fork(&mut self, from: usize, to: usize, len: usize) -> Result<()> {

@@ -9,7 +9,9 @@ const HELP: &str = "give the path of a model in GGUF format";
 
 /// Checks that `path` is a readable file that begins as a GGUF file does.
 pub(super) fn check(path: &Path) -> Result<()> {
-    let problem = |what: &str, help: &str| Err(Error::Model { path: path.into(), what: what.into(), help: help.into() });
+    let problem = |what: &str, help: &str| {
+        Err(Error::Model { path: path.into(), what: what.into(), help: help.into() })
+    };
     if path.is_dir() {
         return problem("is a directory, not a model file", HELP);
     }

@@ -258,7 +258,8 @@ fn device(name: &str) -> Result<sys::ggml_backend_dev_t> {
     }
     // SAFETY: indices below the count are valid, names live for ever.
     let known = unsafe {
-        let name = |i| CStr::from_ptr(sys::ggml_backend_dev_name(sys::ggml_backend_dev_get(i))).to_string_lossy();
+        let name =
+            |i| CStr::from_ptr(sys::ggml_backend_dev_name(sys::ggml_backend_dev_get(i))).to_string_lossy();
         (0..sys::ggml_backend_dev_count()).map(name).collect::<Vec<_>>().join(", ")
     };
     Err(Error::invalid("device", name, format!("one that this build of llama.cpp has: {known}")))

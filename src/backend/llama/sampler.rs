@@ -96,7 +96,8 @@ impl Sampler {
             }
             chain
         };
-        let chain = NonNull::new(chain).ok_or_else(|| Error::engine("sampler", "llama.cpp made no sampler chain"))?;
+        let chain =
+            NonNull::new(chain).ok_or_else(|| Error::engine("sampler", "llama.cpp made no sampler chain"))?;
         Ok(Self { chain: Some(chain), candidates: Vec::with_capacity(vocab) })
     }
 

@@ -44,7 +44,9 @@ pub fn run(args: &Bench) -> Result<ExitCode> {
         rows.extend(report(&timings, sequences));
     }
     match args.shared.format {
-        Format::Json => anstream::println!("{}", json!({ "rows": rows.iter().map(Row::json).collect::<Vec<_>>() })),
+        Format::Json => {
+            anstream::println!("{}", json!({ "rows": rows.iter().map(Row::json).collect::<Vec<_>>() }))
+        }
         Format::Text => print_table(&rows),
     }
     Ok(ExitCode::SUCCESS)
@@ -65,7 +67,9 @@ fn measure(args: &Bench, config: &Config, models: &Models, sequences: usize) -> 
     for round in 0..args.rounds {
         progress.set(round as u64, args.rounds as u64, &format!("{sequences} sequences"));
         // Made anew each time: its threads spin between passes, and must not while others are timed.
-        timings.host.extend(steps(&mut decoder(&alone, sequences, None)?, &jobs(models, sequences, args.tokens))?);
+        timings
+            .host
+            .extend(steps(&mut decoder(&alone, sequences, None)?, &jobs(models, sequences, args.tokens))?);
         bare.time(args.tokens, &mut timings.bare)?;
         timings.lockstep.extend(steps(&mut lockstep, &jobs(models, sequences, args.tokens))?);
         // One sequence after the other: a step for all of them is as many steps for one.
@@ -225,7 +229,12 @@ fn median_ms(times: &[Duration]) -> f64 {
 fn print_table(rows: &[Row]) {
     anstream::println!(
         "{:>9}  {:<8}  {:>10}  {:>8}  {:>10}  {:>22}",
-        "sequences", "mode", "tokens/s", "floor", "of floor", "bare ms: H, T, U"
+        "sequences",
+        "mode",
+        "tokens/s",
+        "floor",
+        "of floor",
+        "bare ms: H, T, U"
     );
     for row in rows {
         let [host, tuned, untuned] = row.bare_ms;
@@ -237,5 +246,7 @@ fn print_table(rows: &[Row]) {
             100.0 * ours / floor
         );
     }
-    anstream::println!("\nMedians of steps. The floor is the sum of the bare passes, each on its best number of threads.");
+    anstream::println!(
+        "\nMedians of steps. The floor is the sum of the bare passes, each on its best number of threads."
+    );
 }

@@ -70,7 +70,8 @@ fn open(path: &Option<PathBuf>, flag: &str) -> Result<LlamaModel> {
 fn row(name: &'static str, model: &LlamaModel, common: Option<usize>, config: &Config) -> Row {
     let text = |key: &str| model.metadata(key).unwrap_or_else(|| "?".into());
     let architecture = text("general.architecture");
-    let number = |key: &str| model.metadata(&format!("{architecture}.{key}")).and_then(|n| n.parse::<usize>().ok());
+    let number =
+        |key: &str| model.metadata(&format!("{architecture}.{key}")).and_then(|n| n.parse::<usize>().ok());
     let heads = number("attention.head_count").unwrap_or(1).max(1);
     let kv_heads = number("attention.head_count_kv").unwrap_or(heads);
     let width = number("embedding_length").unwrap_or(0) / heads * kv_heads;
@@ -124,7 +125,14 @@ impl Row {
 
 fn print_table(rows: &[Row], problems: &[String]) {
     let titles = [
-        "model", "architecture", "vocabulary", "common tokens", "tokenizer", "template", "context", "weights",
+        "model",
+        "architecture",
+        "vocabulary",
+        "common tokens",
+        "tokenizer",
+        "template",
+        "context",
+        "weights",
         "KV cache",
     ];
     let mut lines = vec![titles.map(String::from)];

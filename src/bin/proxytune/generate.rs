@@ -60,7 +60,8 @@ enum Show {
 
 fn decode(config: &Config, models: &Models, job: Job, show: Show, explain: bool) -> Result<Outcome> {
     let tokens = job.history.longest_prompt() + job.max_tokens;
-    let mut decoder = models.decoder(config, RunOptions { sequences: 1, longest: tokens, placement: None })?;
+    let mut decoder =
+        models.decoder(config, RunOptions { sequences: 1, longest: tokens, placement: None })?;
     let mut progress = Progress::new("reading the prompt {bar:30} {pos}/{len} tokens");
     let green = AnsiColor::Green.on_default().bold();
     let mut out = anstream::stdout().lock();
@@ -179,7 +180,9 @@ fn history(args: &Generate, config: &Config, models: &Models, text: Option<&str>
     let template = match own.template.as_str() {
         "none" => None,
         "host" => host.chat_template(),
-        "own" if args.prompt.chat => Some(tuned.chat_template().ok_or_else(|| no_template("tuned proxy", tuned))?),
+        "own" if args.prompt.chat => {
+            Some(tuned.chat_template().ok_or_else(|| no_template("tuned proxy", tuned))?)
+        }
         "own" => tuned.chat_template(),
         file => Some(std::fs::read_to_string(file).map_err(|e| {
             Error::invalid("tuned_prompt.template", format!("{file} ({e})"), "own, host, none or a file")

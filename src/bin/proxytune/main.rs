@@ -28,7 +28,11 @@ fn main() -> ExitCode {
         .with_target(false)
         .init();
     // The second one does not wait for a pass in progress.
-    let on_interrupt = || if INTERRUPTED.swap(true, Relaxed) { std::process::exit(130) };
+    let on_interrupt = || {
+        if INTERRUPTED.swap(true, Relaxed) {
+            std::process::exit(130)
+        }
+    };
     if let Err(error) = ctrlc::set_handler(on_interrupt) {
         tracing::debug!(%error, "SIGINT will end the program at once");
     }
