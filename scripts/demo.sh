@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # demo.sh PROXYTUNE ARGS...: continues a prompt with the host alone and with the proxy-tuned host.
-# PROMPT=... and MAX_TOKENS=... in the environment replace the defaults.
+# PROMPT=..., ALPHA=... and MAX_TOKENS=... in the environment replace the defaults.
 set -euo pipefail
 proxytune=$1
 shift
@@ -15,7 +15,9 @@ fi
 text=$(printf '%b.' "$PROMPT")
 text=${text%.}
 
-set -- generate --compare "$@" --max-tokens "${MAX_TOKENS:-96}" --prompt "$text"
+# Models this small repeat themselves without a penalty, and code shows best a little beyond alpha 1.
+set -- generate --compare "$@" --alpha "${ALPHA:-1.2}" --repeat-penalty 1.15 \
+    --max-tokens "${MAX_TOKENS:-64}" --prompt "$text"
 printf '$ proxytune'
 printf ' %q' "$@"
 printf '\n\n'
