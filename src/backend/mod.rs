@@ -77,6 +77,9 @@ pub trait Backend: Send {
 
     /// Gives up cores that the engine keeps busy between passes so as to be quick at the next.
     fn rest(&mut self) {}
+
+    /// Says whether other models compute at the same time as this one; alone it may use all cores.
+    fn set_alone(&mut self, _alone: bool) {}
 }
 
 impl<B: Backend + ?Sized> Backend for Box<B> {
@@ -100,5 +103,8 @@ impl<B: Backend + ?Sized> Backend for Box<B> {
     }
     fn rest(&mut self) {
         (**self).rest()
+    }
+    fn set_alone(&mut self, alone: bool) {
+        (**self).set_alone(alone)
     }
 }

@@ -100,6 +100,7 @@ impl Decoder {
             }
         }
         let spent = self.clock() - clock;
+        self.host.rest();
         for r in &running {
             self.host.remove(r.id);
             self.pair.iter_mut().for_each(|p| p.remove(r.id));

@@ -1,7 +1,7 @@
 //! From a configuration to models in memory, and from those to a decoder.
 
 use super::Decoder;
-use crate::backend::llama::{ContextOptions, LlamaContext, LlamaModel, LoadOptions};
+use crate::backend::llama::{ContextOptions, LlamaContext, LlamaModel, LoadOptions, ThreadPool};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::pair::{CachedModel, Pair, Placement, Proxy};
@@ -74,11 +74,13 @@ impl Models {
     /// When memory or threads are short.
     pub fn decoder(&self, config: &Config, run: RunOptions) -> Result<Decoder> {
         let layout = Layout::new(config, run);
-        // The host's threads stay awake for its next pass; the decoder sends them to rest where the proxies want
-        // their cores. Proxies that work beside the host must never spin.
+        // The host's threads stay awake for the next pass, its own or a proxy's in turn; the decoder sends them to rest
+        // where the proxies want their cores. Beside proxies that work at the same time they must never spin.
         let spin = if layout.placement == Placement::Background { 0 } else { SPIN };
-        let host = context(&self.host, NAMES[0], config.host.ctx, run, run.sequences, layout.threads, spin)?;
-        let pair = self.pair(config, run)?;
+        let pool = Arc::new(ThreadPool::new(layout.threads, spin)?);
+        let own = config.host.ctx;
+        let host = context(&self.host, NAMES[0], own, run, run.sequences, pool.clone(), None)?;
+        let pair = self.pair_with(config, run, Some(pool))?;
         Ok(Decoder::new(self.host.clone(), host, pair, layout.placement, config.proxy_tuning.on_error))
     }
 
@@ -87,12 +89,23 @@ impl Models {
     /// # Errors
     /// When memory or threads are short.
     pub fn pair(&self, config: &Config, run: RunOptions) -> Result<Option<Pair>> {
+        self.pair_with(config, run, None)
+    }
+
+    /// `host_pool`: threads that the proxies may use for passes in turn with the host's, on the same thread.
+    fn pair_with(
+        &self,
+        config: &Config,
+        run: RunOptions,
+        host_pool: Option<Arc<ThreadPool>>,
+    ) -> Result<Option<Pair>> {
         let Some([tuned, untuned]) = &self.proxies else { return Ok(None) };
         let layout = Layout::new(config, run);
         let tuning = &config.proxy_tuning;
         let slots = run.sequences.min(tuning.slots);
         let proxy = |(model, map): &(Arc<LlamaModel>, TokenMap), name| {
-            let model = context(model, name, tuning.ctx, run, slots, layout.proxy_threads, 0)?;
+            let pool = Arc::new(ThreadPool::new(layout.proxy_threads, 0)?);
+            let model = context(model, name, tuning.ctx, run, slots, pool, host_pool.clone())?;
             Ok::<_, Error>(Proxy { model, map: map.clone() })
         };
         Pair::new(proxy(tuned, NAMES[1])?, proxy(untuned, NAMES[2])?, layout.placement).map(Some)
@@ -135,11 +148,12 @@ fn context(
     configured: usize,
     run: RunOptions,
     slots: usize,
-    threads: usize,
-    poll: u32,
+    pool: Arc<ThreadPool>,
+    pool_alone: Option<Arc<ThreadPool>>,
 ) -> Result<CachedModel> {
     let context = if configured == 0 { model.trained_context().min(run.longest) } else { configured };
-    let options = ContextOptions { name: format!("the {name}"), slots, context, batch: 512, threads, poll };
+    let options =
+        ContextOptions { name: format!("the {name}"), slots, context, batch: 512, pool, pool_alone };
     let context = LlamaContext::new(model.clone(), &options)?;
     Ok(CachedModel::new(options.name, context))
 }

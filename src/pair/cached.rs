@@ -150,6 +150,11 @@ impl CachedModel {
         self.backend.rest();
     }
 
+    /// Says whether other models compute at the same time as this one.
+    pub fn set_alone(&mut self, alone: bool) {
+        self.backend.set_alone(alone);
+    }
+
     /// Frees the slot of a sequence that is gone.
     pub fn remove(&mut self, sequence: SequenceId) {
         self.planner.remove(sequence);

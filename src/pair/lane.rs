@@ -66,7 +66,9 @@ impl Lane {
     }
 
     /// Begins one pass: `away` at once on the lane's thread, where it has one, else here within [`Lane::finish`].
-    pub(super) fn start(&mut self, work: Work, away: bool) {
+    /// `alone` says that no other model computes at the same time.
+    pub(super) fn start(&mut self, work: Work, away: bool, alone: bool) {
+        self.model.iter_mut().for_each(|model| model.set_alone(alone));
         match (&self.helper, self.model.take()) {
             // A dead thread shows in `finish`.
             (Some(helper), Some(model)) if away => drop(helper.orders.send((model, work))),

@@ -44,8 +44,9 @@ pub enum Placement {
     Background,
 }
 
-/// What it costs to hand a pass to another thread and to get it back, on machines where sleeping threads wake slowly.
-const WAKE_UP: Duration = Duration::from_micros(200);
+/// Passes shorter than this lose more by handing one to another thread, waking threads that had to sleep for it, than
+/// they gain by running at once.
+const WAKE_UP: Duration = Duration::from_micros(500);
 
 /// The two proxies with the requests in flight.
 ///
@@ -153,8 +154,8 @@ impl Pair {
         let side_by_side = self.is_side_by_side();
         let [tuned, untuned] = self.works.take().unwrap_or_default();
         // First the one that may run elsewhere.
-        self.untuned.start(untuned, side_by_side);
-        self.tuned.start(tuned, self.placement == Placement::Background);
+        self.untuned.start(untuned, side_by_side, !side_by_side);
+        self.tuned.start(tuned, self.placement == Placement::Background, !side_by_side);
     }
 
     /// Ends the round begun by [`Pair::start`].

@@ -1,6 +1,7 @@
 //! The KV caches of one model, and its forward passes.
 
 use super::model::LlamaModel;
+use super::pool::ThreadPool;
 use super::{log, sys};
 use crate::backend::{Backend, Capabilities, Span};
 use crate::error::{Error, Result};
@@ -8,7 +9,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 /// How a context is made.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ContextOptions {
     /// What the model is called in errors.
     pub name: String,
@@ -18,16 +19,10 @@ pub struct ContextOptions {
     pub context: usize,
     /// Most tokens of one forward pass.
     pub batch: usize,
-    /// Threads of its own pool, the caller's included.
-    pub threads: usize,
-    /// How eagerly the pool's idle threads wait for work, 0 (asleep at once) to 100 (always spinning).
-    pub poll: u32,
-}
-
-impl Default for ContextOptions {
-    fn default() -> Self {
-        Self { name: "model".into(), slots: 1, context: 0, batch: 512, threads: 1, poll: 0 }
-    }
+    /// The threads that compute.
+    pub pool: Arc<ThreadPool>,
+    /// The threads that compute while nothing else does ([`Backend::set_alone`]); `None`: those of `pool`.
+    pub pool_alone: Option<Arc<ThreadPool>>,
 }
 
 /// A [`Backend`] over llama.cpp.
@@ -36,7 +31,10 @@ impl Default for ContextOptions {
 /// hold. The cache is in f32 for models in f32, else in f16.
 pub struct LlamaContext {
     raw: NonNull<sys::llama_context>,
-    pool: NonNull<sys::ggml_threadpool>,
+    /// The one in use, and the one that `set_alone` changes to.
+    pool: Arc<ThreadPool>,
+    other_pool: Option<Arc<ThreadPool>>,
+    alone: bool,
     batch: sys::llama_batch,
     /// Places in the batch whose logits were asked for.
     rows: Vec<i32>,
@@ -72,8 +70,6 @@ impl LlamaContext {
             params.n_batch = batch as u32;
             params.n_ubatch = batch as u32;
             params.n_seq_max = slots as u32;
-            params.n_threads = options.threads as i32;
-            params.n_threads_batch = options.threads as i32;
             params.type_k = kv_type;
             params.type_v = kv_type;
             params.flash_attn_type = if model.is_f32() {
@@ -93,16 +89,8 @@ impl LlamaContext {
             )
         };
         let raw = NonNull::new(raw).ok_or_else(|| refused(&reason))?;
-        let Some(pool) = thread_pool(options) else {
-            // SAFETY: just made, used by nobody.
-            unsafe { sys::llama_free(raw.as_ptr()) };
-            return Err(Error::engine(&options.name, format!("cannot start {} threads", options.threads)));
-        };
-        // SAFETY: context and pool are alive, and freed in that order. The batch gets room for `batch` tokens.
-        let batch_memory = unsafe {
-            sys::llama_attach_threadpool(raw.as_ptr(), pool.as_ptr(), pool.as_ptr());
-            sys::llama_batch_init(batch as i32, 0, 1)
-        };
+        // SAFETY: room for `batch` tokens, one sequence each.
+        let batch_memory = unsafe { sys::llama_batch_init(batch as i32, 0, 1) };
         let recurrent = model.is_recurrent();
         let capabilities = Capabilities {
             slots,
@@ -113,7 +101,28 @@ impl LlamaContext {
             fork: !recurrent,
         };
         let name = options.name.clone();
-        Ok(Self { raw, pool, batch: batch_memory, rows: Vec::new(), capabilities, name, _model: model })
+        let context = Self {
+            raw,
+            pool: options.pool.clone(),
+            other_pool: options.pool_alone.clone(),
+            alone: false,
+            batch: batch_memory,
+            rows: Vec::new(),
+            capabilities,
+            name,
+            _model: model,
+        };
+        context.attach_pool();
+        Ok(context)
+    }
+
+    fn attach_pool(&self) {
+        let (pool, threads) = (self.pool.raw(), self.pool.threads() as i32);
+        // SAFETY: the context is alive; the pool outlives its use, since the context holds it.
+        unsafe {
+            sys::llama_attach_threadpool(self.raw.as_ptr(), pool, pool);
+            sys::llama_set_n_threads(self.raw.as_ptr(), threads, threads);
+        }
     }
 
     fn memory(&self) -> sys::llama_memory_t {
@@ -163,6 +172,7 @@ impl Backend for LlamaContext {
 
     fn forward(&mut self, spans: &[Span<'_>]) -> Result<()> {
         self.fill_batch(spans)?;
+        let _turn = self.pool.turn();
         // SAFETY: the batch is filled for `n_tokens` tokens, all within vocabulary, slots and context.
         let (code, reason) =
             log::with_last_error(|| unsafe { sys::llama_decode(self.raw.as_ptr(), self.batch) });
@@ -206,28 +216,25 @@ impl Backend for LlamaContext {
     }
 
     fn rest(&mut self) {
-        // SAFETY: the pool is alive and no pass runs. The next pass wakes it.
-        unsafe { sys::ggml_threadpool_pause(self.pool.as_ptr()) };
+        self.pool.rest();
+    }
+
+    fn set_alone(&mut self, alone: bool) {
+        if let Some(other) = self.other_pool.as_mut().filter(|_| self.alone != alone) {
+            std::mem::swap(&mut self.pool, other);
+            self.alone = alone;
+            self.attach_pool();
+        }
     }
 }
 
 impl Drop for LlamaContext {
     fn drop(&mut self) {
-        // SAFETY: all three were made in `new`, and nobody else frees them.
+        // SAFETY: both were made in `new`, and nobody else frees them.
         unsafe {
             sys::llama_batch_free(self.batch);
             sys::llama_free(self.raw.as_ptr());
-            sys::ggml_threadpool_free(self.pool.as_ptr());
         }
-    }
-}
-
-fn thread_pool(options: &ContextOptions) -> Option<NonNull<sys::ggml_threadpool>> {
-    // SAFETY: parameters come from the engine's defaults and are read during the call only.
-    unsafe {
-        let mut params = sys::ggml_threadpool_params_default(options.threads.max(1) as i32);
-        params.poll = options.poll;
-        NonNull::new(sys::ggml_threadpool_new(&mut params))
     }
 }
 

@@ -6,10 +6,12 @@ mod context;
 mod gguf;
 mod log;
 mod model;
+mod pool;
 mod sampler;
 
 pub use context::{ContextOptions, LlamaContext};
 pub use model::{LlamaModel, LoadOptions};
+pub use pool::ThreadPool;
 pub use sampler::{Sampler, SamplerOptions};
 
 use llama_cpp_sys_2 as sys;

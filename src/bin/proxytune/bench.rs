@@ -2,7 +2,7 @@
 
 use crate::args::{Bench, Format};
 use crate::progress::{Progress, load};
-use proxytune::backend::llama::{ContextOptions, LlamaContext, LlamaModel, SamplerOptions};
+use proxytune::backend::llama::{ContextOptions, LlamaContext, LlamaModel, SamplerOptions, ThreadPool};
 use proxytune::backend::{Backend, Span};
 use proxytune::config::Config;
 use proxytune::decode::{Decoder, Event, Finish, Job, Models, RunOptions};
@@ -59,6 +59,7 @@ fn measure(args: &Bench, config: &Config, models: &Models, sequences: usize) -> 
     let decoder = |models: &Models, sequences, placement| {
         models.decoder(config, RunOptions { sequences, longest, placement })
     };
+    let mut host = decoder(&alone, sequences, None)?;
     let mut naive = decoder(models, 1, Some(Placement::InTurn))?;
     let mut lockstep = decoder(models, sequences, None)?;
     let mut bare = BarePasses::new(config, models, sequences, longest)?;
@@ -66,10 +67,7 @@ fn measure(args: &Bench, config: &Config, models: &Models, sequences: usize) -> 
     let mut progress = Progress::new("{msg} {bar:30} {pos}/{len} rounds");
     for round in 0..args.rounds {
         progress.set(round as u64, args.rounds as u64, &format!("{sequences} sequences"));
-        // Made anew each time: its threads spin between passes, and must not while others are timed.
-        timings
-            .host
-            .extend(steps(&mut decoder(&alone, sequences, None)?, &jobs(models, sequences, args.tokens))?);
+        timings.host.extend(steps(&mut host, &jobs(models, sequences, args.tokens))?);
         bare.time(args.tokens, &mut timings.bare)?;
         timings.lockstep.extend(steps(&mut lockstep, &jobs(models, sequences, args.tokens))?);
         // One sequence after the other: a step for all of them is as many steps for one.
@@ -108,6 +106,18 @@ fn steps(decoder: &mut Decoder, jobs: &[Job]) -> Result<Vec<Duration>> {
         }
         if crate::interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
+    if let Some(stats) = outcomes.first().map(|o| &o.stats) {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3 / stats.steps.max(1) as f64;
+        let (host, tuned, untuned) = (ms(stats.host), ms(stats.tuned), ms(stats.untuned));
+        tracing::debug!(
+            sequences = jobs.len(),
+            step = ms(stats.decode),
+            host,
+            tuned,
+            untuned,
+            "mean ms of a step"
+        );
+    }
     for outcome in outcomes {
         match outcome.finish {
             Finish::Error(error) => return Err(error),
@@ -133,9 +143,9 @@ impl BarePasses {
             let mut threads = vec![1, all];
             threads.dedup();
             let context = |threads| {
-                let name = "bare pass".into();
-                let poll = 50;
-                let options = ContextOptions { name, slots: sequences, context, batch: 512, threads, poll };
+                let (name, pool) = ("bare pass".into(), Arc::new(ThreadPool::new(threads, 50)?));
+                let options =
+                    ContextOptions { name, slots: sequences, context, batch: 512, pool, pool_alone: None };
                 LlamaContext::new(model.clone(), &options)
             };
             threads.into_iter().map(context).collect::<Result<Vec<_>>>()
