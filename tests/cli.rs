@@ -240,3 +240,58 @@ fn a_negative_alpha_turns_the_shift_round() {
 fn a_context_that_memory_cannot_hold_is_refused_before_it_is_touched() {
     refuses(&with_trio("generate", &["--prompt", "x", "--ctx", "60000000"]), &["KV cache", "--ctx"]);
 }
+
+/// A copy of a model whose tokens spell other words: letters turned by 13 places, lengths as they were.
+fn with_other_words(model: &str) -> tempfile::NamedTempFile {
+    let mut bytes = std::fs::read(path(model)).unwrap();
+    let find = |bytes: &[u8], key: &str| bytes.windows(key.len()).position(|w| w == key.as_bytes()).unwrap();
+    let from = find(&bytes, "tokenizer.ggml.tokens") + "tokenizer.ggml.tokens".len();
+    let to = from + find(&bytes[from..], "tokenizer.ggml.");
+    for letter in bytes[from..to - 8].iter_mut().filter(|b| b.is_ascii_lowercase()) {
+        *letter = b'a' + (*letter - b'a' + 13) % 26;
+    }
+    let copy = tempfile::NamedTempFile::with_suffix(".gguf").unwrap();
+    std::fs::write(copy.path(), bytes).unwrap();
+    copy
+}
+
+#[test]
+fn proxies_of_another_vocabulary_are_refused_and_check_says_what_to_do() {
+    let _turn = take_turns();
+    let stranger = with_other_words(TRIO[3]);
+    let trio = ["--host", TRIO[1], "--tuned", stranger.path().to_str().unwrap(), "--untuned", TRIO[5]];
+    let said = contains("tuned proxy").and(contains("same tokenizer"));
+    proxytune(&[&["check"], &trio[..]].concat()).assert().code(1).stdout(said);
+    refuses(
+        &[&["generate", "--prompt", "x"], &trio[..]].concat(),
+        &["vocabularies do not match", "same tokenizer"],
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_it_cleanly() {
+    let _turn = take_turns();
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("never-written");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    // Waits for its prompt, so that the signal comes in time whatever the machine.
+    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("proxytune"))
+        .current_dir(path(""))
+        .args(with_trio("generate", &["--max-tokens", "400", "--format", "json", "--prompt-file"]))
+        .arg(&fifo)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut prompt = std::fs::OpenOptions::new().write(true).open(&fifo).unwrap();
+    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    std::io::Write::write_all(&mut prompt, b"import os").unwrap();
+    drop(prompt);
+    let status = child.wait().unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(status.code(), Some(130));
+    assert!(output.stdout.is_empty(), "nothing half-written");
+    assert_eq!(String::from_utf8_lossy(&output.stderr).trim(), "interrupted");
+}
