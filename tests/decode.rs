@@ -1,0 +1,83 @@
+//! The decode loop with several sequences at once: each ends by itself, and a proxy's failure stays with its sequence.
+#![cfg(feature = "llama")]
+
+mod common;
+
+use common::{Case, cases, fixture_config, models, take_turns};
+use proxytune::backend::llama::SamplerOptions;
+use proxytune::config::{Config, OnError};
+use proxytune::decode::{Event, Finish, Job, Outcome, RunOptions};
+use std::ops::ControlFlow;
+
+fn job(case: &Case, stops: &[&str]) -> Job {
+    Job {
+        history: case.history(),
+        alpha: case.alpha,
+        sampler: SamplerOptions::default(),
+        max_tokens: 48,
+        stops: stops.iter().map(|s| s.to_string()).collect(),
+        control: true,
+        ignore_end: true,
+    }
+}
+
+/// Decodes together; returns outcomes and the text streamed for each job.
+fn decode(config: &Config, jobs: Vec<Job>) -> (Vec<Outcome>, Vec<String>) {
+    let run = RunOptions { sequences: jobs.len(), longest: 512, placement: None };
+    let mut decoder = models(config, false).decoder(config, run).unwrap();
+    let mut streamed = vec![String::new(); jobs.len()];
+    let outcomes = decoder.generate(jobs, false, &mut |event| {
+        if let Event::Token { job, text, .. } = event {
+            streamed[job] += text;
+        }
+        ControlFlow::Continue(())
+    });
+    (outcomes.unwrap(), streamed)
+}
+
+#[test]
+fn a_stop_string_ends_its_own_sequence_only_and_streams_are_the_texts() {
+    let _turn = take_turns();
+    let cases: Vec<Case> = cases().into_iter().filter(|c| c.prompt_tokens.len() < 100).collect();
+    let config = fixture_config();
+    let (free, streamed) = decode(&config, cases.iter().map(|c| job(c, &[])).collect());
+    for (outcome, streamed) in free.iter().zip(&streamed) {
+        assert_eq!(&outcome.text, streamed);
+    }
+    let middle = free[0].text.char_indices().nth(free[0].text.chars().count() / 2).unwrap().0;
+    let stop: String = free[0].text[middle..].chars().take(4).collect();
+    let jobs =
+        cases.iter().enumerate().map(|(i, c)| if i == 0 { job(c, &[&stop]) } else { job(c, &[]) }).collect();
+    let (stopped, streamed) = decode(&config, jobs);
+    assert!(matches!(stopped[0].finish, Finish::Stop));
+    assert_eq!(stopped[0].text, free[0].text[..free[0].text.find(&stop).unwrap()]);
+    assert_eq!(stopped[0].text, streamed[0]);
+    for (with, without) in stopped.iter().zip(&free).skip(1) {
+        assert_eq!(with.tokens, without.tokens);
+    }
+}
+
+#[test]
+fn a_full_proxy_ends_the_shift_or_the_request_as_configured_and_leaves_neighbours_alone() {
+    let _turn = take_turns();
+    let cases = cases();
+    let short = cases.iter().find(|c| c.prompt_tokens.len() == 5).unwrap();
+    let long = cases.iter().find(|c| c.name == "prose-64").unwrap();
+    let mut config = fixture_config();
+    // The short one fits with its 48 tokens, the long one has room for 16 of them.
+    config.proxy_tuning.ctx = 80;
+    let jobs = || vec![job(short, &[]), job(long, &[])];
+
+    let (outcomes, _) = decode(&config, jobs());
+    assert_eq!(outcomes[0].tokens, short.tokens[..48]);
+    assert_eq!(outcomes[0].stats.unshifted, 0);
+    assert!(matches!(outcomes[1].finish, Finish::Length));
+    assert_eq!(outcomes[1].tokens[..17], long.tokens[..17]);
+    assert_eq!(outcomes[1].stats.unshifted, 48 - 17);
+
+    config.proxy_tuning.on_error = OnError::Stop;
+    let (outcomes, _) = decode(&config, jobs());
+    assert_eq!(outcomes[0].tokens, short.tokens[..48]);
+    assert!(matches!(&outcomes[1].finish, Finish::Error(e) if e.to_string().contains("proxy")));
+    assert_eq!(outcomes[1].tokens, long.tokens[..17]);
+}
