@@ -6,7 +6,7 @@ mod trio;
 
 pub use job::{Finish, Job, Outcome, Position, Stats};
 pub use text::TextStream;
-pub use trio::{Models, NAMES, RunOptions};
+pub use trio::{Models, NAMES, RunOptions, model_path, token_map};
 
 use crate::backend::llama::LlamaModel;
 use crate::combine::argmax;
@@ -43,7 +43,6 @@ pub struct Decoder {
     model: Arc<LlamaModel>,
     host: CachedModel,
     pair: Option<Pair>,
-    placement: Placement,
     on_error: OnError,
     work: Work,
     scratch: Vec<f32>,
@@ -52,16 +51,8 @@ pub struct Decoder {
 
 impl Decoder {
     /// A decoder over a host and, unless it is to run alone, its proxies.
-    ///
-    /// `placement` is the one that the pair was made with.
-    pub fn new(
-        model: Arc<LlamaModel>,
-        host: CachedModel,
-        pair: Option<Pair>,
-        placement: Placement,
-        on_error: OnError,
-    ) -> Self {
-        Self { model, host, pair, placement, on_error, work: Work::default(), scratch: Vec::new(), next: 0 }
+    pub fn new(model: Arc<LlamaModel>, host: CachedModel, pair: Option<Pair>, on_error: OnError) -> Self {
+        Self { model, host, pair, on_error, work: Work::default(), scratch: Vec::new(), next: 0 }
     }
 
     /// Decodes all jobs together and returns their outcomes in the same order.
@@ -125,7 +116,7 @@ impl Decoder {
             r.pair_request = shifted.map(|pair| pair.push(r.id, &r.history, 1));
         }
         // Proxies with cores of their own run while the host does; others when it has finished.
-        let at_once = self.placement == Placement::Background;
+        let at_once = self.pair.as_ref().is_some_and(|p| p.placement() == Placement::Background);
         let mut started = false;
         loop {
             let pair_busy = self.pair.as_ref().is_some_and(|p| !p.all_done());

@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::pair::{CachedModel, Pair, Placement, Proxy};
 use crate::vocab::{TokenMap, Vocabulary};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Weights and vocabularies of a host and, unless it runs alone, its proxies.
@@ -42,20 +42,17 @@ impl Models {
     pub fn load(config: &Config, alone: bool, progress: &mut dyn FnMut(usize, f32) -> bool) -> Result<Self> {
         config.check()?;
         let tuning = &config.proxy_tuning;
-        let mut load =
-            |which: usize, path: &Option<std::path::PathBuf>, flag, gpu_layers, device: &Option<String>| {
-                let path: &Path = path.as_deref().ok_or_else(|| {
-                    Error::invalid(flag, "nothing", "the path of a GGUF file, here or in the configuration")
-                })?;
-                let mut report = |share| progress(which, share);
-                let options = LoadOptions {
-                    gpu_layers,
-                    device: device.clone(),
-                    vocab_only: false,
-                    progress: Some(&mut report),
-                };
-                LlamaModel::load(path, options).map(Arc::new)
+        let mut load = |which: usize, path: &Option<PathBuf>, flag, gpu_layers, device: &Option<String>| {
+            let path = model_path(path, flag)?;
+            let mut report = |share| progress(which, share);
+            let options = LoadOptions {
+                gpu_layers,
+                device: device.clone(),
+                vocab_only: false,
+                progress: Some(&mut report),
             };
+            LlamaModel::load(path, options).map(Arc::new)
+        };
         let host = load(0, &config.host.model, "--host", config.host.gpu_layers, &config.host.device)?;
         if alone {
             return Ok(Self { host, proxies: None });
@@ -63,8 +60,8 @@ impl Models {
         let tuned = load(1, &tuning.tuned, "--tuned", tuning.gpu_layers, &tuning.device)?;
         let untuned = load(2, &tuning.untuned, "--untuned", tuning.gpu_layers, &tuning.device)?;
         let vocabulary = host.vocabulary();
-        let tuned_map = map(&vocabulary, &tuned, NAMES[1])?;
-        let untuned_map = map(&vocabulary, &untuned, NAMES[2])?;
+        let tuned_map = token_map(&vocabulary, &tuned, NAMES[1])?;
+        let untuned_map = token_map(&vocabulary, &untuned, NAMES[2])?;
         Ok(Self { host, proxies: Some([(tuned, tuned_map), (untuned, untuned_map)]) })
     }
 
@@ -81,7 +78,7 @@ impl Models {
         let own = config.host.ctx;
         let host = context(&self.host, NAMES[0], own, run, run.sequences, pool.clone(), None)?;
         let pair = self.pair_with(config, run, Some(pool))?;
-        Ok(Decoder::new(self.host.clone(), host, pair, layout.placement, config.proxy_tuning.on_error))
+        Ok(Decoder::new(self.host.clone(), host, pair, config.proxy_tuning.on_error))
     }
 
     /// Makes the proxies' contexts and threads; `None` for a host that runs alone.
@@ -158,7 +155,20 @@ fn context(
     Ok(CachedModel::new(options.name, context))
 }
 
-fn map(host: &Vocabulary, proxy: &LlamaModel, name: &str) -> Result<TokenMap> {
+/// The path of a model that a configuration must name; `flag` is how to name it.
+///
+/// # Errors
+/// [`Error::Invalid`] when it is not named.
+pub fn model_path<'a>(path: &'a Option<PathBuf>, flag: &str) -> Result<&'a Path> {
+    let missing = || Error::invalid(flag, "nothing", "the path of a GGUF file, here or in the configuration");
+    path.as_deref().ok_or_else(missing)
+}
+
+/// Matches a host's vocabulary with that of the proxy called `name`.
+///
+/// # Errors
+/// [`Error::Vocabulary`] that names the proxy and its file.
+pub fn token_map(host: &Vocabulary, proxy: &LlamaModel, name: &str) -> Result<TokenMap> {
     let tokenize = |bytes: &[u8]| proxy.tokenize_bytes(bytes, false, false);
     TokenMap::between(host, &proxy.vocabulary(), tokenize).map_err(|error| match error {
         Error::Vocabulary { what, help } => {

@@ -83,6 +83,11 @@ impl Pair {
         })
     }
 
+    /// Where its passes run.
+    pub fn placement(&self) -> Placement {
+        self.placement
+    }
+
     /// Tokens that a slot of the tuned and of the untuned proxy holds.
     pub fn context(&self) -> [usize; 2] {
         self.context

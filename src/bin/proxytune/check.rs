@@ -1,11 +1,10 @@
 //! `proxytune check`: can these three models work together?
 
 use crate::args::{Check, Format};
+use proxytune::Result;
 use proxytune::backend::llama::{LlamaModel, LoadOptions};
 use proxytune::config::Config;
-use proxytune::decode::NAMES;
-use proxytune::vocab::TokenMap;
-use proxytune::{Error, Result};
+use proxytune::decode::{NAMES, model_path, token_map};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -34,11 +33,10 @@ pub fn run(args: &Check) -> Result<ExitCode> {
     let mut rows = vec![row(NAMES[0], &host, None, &config)];
     let mut problems = Vec::new();
     for (name, proxy) in [(NAMES[1], &tuned), (NAMES[2], &untuned)] {
-        let tokenize = |bytes: &[u8]| proxy.tokenize_bytes(bytes, false, false);
-        let common = match TokenMap::between(&vocabulary, &proxy.vocabulary(), tokenize) {
+        let common = match token_map(&vocabulary, proxy, name) {
             Ok(map) => Some(map.common()),
             Err(error) => {
-                problems.push(format!("{name}: {error}"));
+                problems.push(error.to_string());
                 None
             }
         };
@@ -62,9 +60,8 @@ pub fn run(args: &Check) -> Result<ExitCode> {
 }
 
 fn open(path: &Option<PathBuf>, flag: &str) -> Result<LlamaModel> {
-    let missing = || Error::invalid(flag, "nothing", "the path of a GGUF file, here or in the configuration");
     let options = LoadOptions { vocab_only: true, ..LoadOptions::default() };
-    LlamaModel::load(path.as_ref().ok_or_else(missing)?, options)
+    LlamaModel::load(model_path(path, flag)?, options)
 }
 
 fn row(name: &'static str, model: &LlamaModel, common: Option<usize>, config: &Config) -> Row {
