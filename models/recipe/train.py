@@ -55,8 +55,8 @@ RUNS = {
     "fixture-untuned": Run(SMALL_PROXY, "pretrain", 1_600_000, 2048, seed=1),
     "fixture-tuned": Run(SMALL_PROXY, "code", 800_000, 2048, "fixture-untuned", 0.01, 0.002, seed=2),
     "host": Run(HOST, "pretrain", 18_000_000, 4096),
-    "untuned": Run(PROXY, "pretrain", 8_000_000, 4096, seed=1),
-    "tuned": Run(PROXY, "code", 6_000_000, 4096, "untuned", 0.01, 0.002, seed=2),
+    "untuned": Run(PROXY, "pretrain", 18_000_000, 4096, seed=1),
+    "tuned": Run(PROXY, "code", 12_000_000, 4096, "untuned", 0.01, 0.002, seed=2),
     "direct": Run(HOST, "code", 1_500_000, 4096, "host", 0.01, 0.002, seed=2),
 }
 
