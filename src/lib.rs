@@ -10,6 +10,7 @@ pub mod decode;
 pub mod error;
 pub mod pair;
 pub mod prompt;
+mod recent;
 pub mod vocab;
 
 pub use error::{Error, Result};
