@@ -29,9 +29,9 @@ impl CostTable {
         match (below, above) {
             (Some((a, low)), Some((b, high))) if b > a => Some(low + (high - low) * (n - a) / (b - a)),
             (Some((_, exact)), Some(_)) => Some(exact),
-            // Unseen sizes are taken to be cheap enough to be tried: twice the positions for half as much again.
-            (Some((a, low)), None) => Some(low * (0.5 + 0.5 * n / a)),
-            (None, Some((b, high))) => Some(high * (0.5 + 0.5 * n / b)),
+            // Unseen sizes are taken to be cheap enough to be tried: twice the positions for a quarter more.
+            (Some((a, low)), None) => Some(low * (0.75 + 0.25 * n / a)),
+            (None, Some((b, high))) => Some(high * (0.75 + 0.25 * n / b)),
             (None, None) => None,
         }
     }
@@ -60,7 +60,7 @@ mod tests {
         let mut costs = CostTable::default();
         assert_eq!(costs.estimate(3), None);
         record(&mut costs, 2, 2, TRUSTED);
-        assert_eq!((costs.estimate(2), costs.estimate(4)), (Some(2.0), Some(3.0)));
+        assert_eq!((costs.estimate(2), costs.estimate(4)), (Some(2.0), Some(2.5)));
         record(&mut costs, 6, 10, TRUSTED);
         assert_eq!((costs.estimate(4), costs.estimate(6), costs.largest()), (Some(6.0), Some(10.0), 6));
         record(&mut costs, 2, 4, Recent::MOST);
@@ -72,6 +72,6 @@ mod tests {
         let mut costs = CostTable::default();
         record(&mut costs, 1, 2, TRUSTED);
         record(&mut costs, 2, 50, 1);
-        assert_eq!(costs.estimate(2), Some(3.0));
+        assert_eq!(costs.estimate(2), Some(2.5));
     }
 }

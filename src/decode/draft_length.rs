@@ -25,6 +25,12 @@ const WARM_UP: usize = Recent::MOST;
 /// What a pass of the tuned proxy is taken to cost before it was seen, as a share of a step: low enough to be tried.
 const UNSEEN_DRAFT: f64 = 0.1;
 
+/// By how much decoding with drafts must promise to be faster: what looks like less is noise.
+const MARGIN_ALONE: f64 = 1.03;
+
+/// The same for several sequences: those whose drafts are often refused wait for the longer step all the same.
+const MARGIN_TOGETHER: f64 = 1.2;
+
 /// Judgements after which an older one counts half.
 const HALF_LIFE: f64 = 200.0;
 
@@ -137,11 +143,13 @@ impl DraftLength {
         let accepted = self.all.value();
         // Sizes are tried one by one, so that a guess about costs cannot lead far astray.
         let most = (self.check.largest() / sequences).clamp(1, LONGEST);
-        let best = (0..=most)
-            .filter_map(|k| {
-                Some(sequences as f64 * run(accepted, k + 1) / (seconds_to(k)? + k as f64 * draft))
-            })
-            .fold(0.0, f64::max);
+        let rate =
+            |k: usize| Some(sequences as f64 * run(accepted, k + 1) / (seconds_to(k)? + k as f64 * draft));
+        let best = (0..=most).filter_map(rate).fold(0.0, f64::max);
+        let margin = if sequences == 1 { MARGIN_ALONE } else { MARGIN_TOGETHER };
+        if length == 0 && best < margin * rate(0)? {
+            return Some(false);
+        }
         let now = seconds_to(length)?;
         let gain = |k: usize| {
             let tokens = reach * accepted * run(accepted, k - length);
