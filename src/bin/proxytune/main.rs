@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod check;
+mod eval;
 mod generate;
 mod progress;
 
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(args),
         Command::Check(args) => check::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Eval(args) => eval::run(args),
     };
     match outcome {
         Ok(code) => code,
