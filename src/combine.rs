@@ -73,88 +73,118 @@ impl Delta for Weighed<'_> {
 impl Logit for f32 {
     #[inline(always)]
     fn add(row: &mut [f32], delta: impl Delta) -> usize {
-        let pieces = row.chunks_mut(PIECE).enumerate();
-        pieces.map(|(i, piece)| add_piece(piece, delta.part(i * PIECE, piece.len()))).sum()
+        add_each(row, delta.part(0, row.len()))
     }
 }
 
-/// Logits taken at a time: small enough for the first-level cache beside the proxies' rows.
-const PIECE: usize = 1024;
-
-macro_rules! half_logit {
-    ($half:ty, $add_plainly:path) => {
-        impl Logit for $half {
-            #[inline(always)]
-            fn add(row: &mut [$half], delta: impl Delta) -> usize {
-                const EXPONENT: u16 = <$half>::INFINITY.to_bits();
-                let mut sums = [<$half>::ZERO; PIECE];
-                let mut ignored = 0;
-                for (i, piece) in row.chunks_mut(PIECE).enumerate() {
-                    let delta = delta.part(i * PIECE, piece.len());
-                    let sums = &mut sums[..piece.len()];
-                    $add_plainly(piece, delta, sums);
-                    // The rules concern only sums that are not finite. Those are rare: all else goes without them.
-                    if sums.iter().fold(false, |any, x| any | (x.to_bits() & EXPONENT == EXPONENT)) {
-                        ignored += add_by_the_rules(piece, delta, <$half>::MAX.to_f32());
-                    } else {
-                        piece.copy_from_slice(sums);
-                    }
-                }
-                ignored
-            }
-        }
-    };
+/// A format of 16 bits.
+trait Half: Logit {
+    const MAX: f32;
+    /// Bits of the infinity; without the sign, only NaN has larger ones.
+    const INFINITY: u16;
+    fn bits(self) -> u16;
+    fn widen(halves: &[Self], wide: &mut [f32]);
+    /// Rounds to the nearest, of two equally near to the even one. What comes of NaN may be NaN or zero.
+    fn narrow(wide: &[f32], halves: &mut [Self]);
 }
-half_logit!(f16, add_plainly_f16);
-half_logit!(bf16, add_plainly_bf16);
+
+/// Halves taken at a time: the most that stay in vector registers from one conversion to the other.
+const BLOCK: usize = 128;
 
 #[inline(always)]
-fn sum(host: f32, delta: f32) -> f32 {
-    if delta == 0.0 { host } else { host + delta }
-}
-
-/// The sums in f16, by blocks that stay in registers between the conversions.
-#[inline(always)]
-fn add_plainly_f16(host: &[f16], delta: impl Delta, sums: &mut [f16]) {
-    const BLOCK: usize = 8;
-    let (blocks, rest) = host.as_chunks::<BLOCK>();
-    let (block_sums, rest_sums) = sums.as_chunks_mut::<BLOCK>();
-    for (i, (host, sums)) in blocks.iter().zip(block_sums).enumerate() {
-        let (mut wide, delta) = ([0.0; BLOCK], delta.part(i * BLOCK, BLOCK));
-        host.convert_to_f32_slice(&mut wide);
-        sums.convert_from_f32_slice(&std::array::from_fn::<f32, BLOCK, _>(|i| sum(wide[i], delta.get(i))));
+fn add_halves<H: Half>(row: &mut [H], delta: impl Delta) -> usize {
+    let (blocks, rest) = row.as_chunks_mut::<BLOCK>();
+    let in_blocks = blocks.len() * BLOCK;
+    let mut ignored = add_by_the_rules(rest, delta.part(in_blocks, rest.len()));
+    for (i, block) in blocks.iter_mut().enumerate() {
+        ignored += add_block(block, delta.part(i * BLOCK, BLOCK));
     }
-    let delta = delta.part(host.len() - rest.len(), rest.len());
-    for (i, (h, s)) in rest.iter().zip(rest_sums).enumerate() {
-        *s = f16::from_f32(sum(h.to_f32(), delta.get(i)));
-    }
-}
-
-/// The sums in bf16. The conversions of `half` have branches; these vectorise.
-#[inline(always)]
-fn add_plainly_bf16(host: &[bf16], delta: impl Delta, sums: &mut [bf16]) {
-    for (i, (h, s)) in host.iter().zip(sums).enumerate() {
-        let wide = sum(f32::from_bits(u32::from(h.to_bits()) << 16), delta.get(i));
-        let bits = wide.to_bits();
-        // To the nearest, of two equally near to the even one.
-        let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
-        let quiet_nan = bits | 0x40_0000;
-        *s = bf16::from_bits(((if wide.is_nan() { quiet_nan } else { rounded }) >> 16) as u16);
-    }
-}
-
-/// A piece whose sums are not all finite; `max` is the format's largest number.
-#[cold]
-fn add_by_the_rules<H>(piece: &mut [H], delta: impl Delta, max: f32) -> usize
-where
-    [H]: HalfFloatSliceExt,
-{
-    let wide = &mut [0.0; PIECE][..piece.len()];
-    piece.convert_to_f32_slice(wide);
-    let ignored = add_piece(wide, delta);
-    saturate(wide, max);
-    piece.convert_from_f32_slice(wide);
     ignored
+}
+
+/// The rules concern only sums that are not finite, and zeros: `-0.0 + 0.0` would lose its sign. Those are
+/// rare: a block without them is added plainly.
+#[inline(always)]
+fn add_block<H: Half>(host: &mut [H; BLOCK], delta: impl Delta) -> usize {
+    let (mut wide, mut sums) = ([0.0; BLOCK], *host);
+    H::widen(host, &mut wide);
+    wide.iter_mut().enumerate().for_each(|(i, x)| *x += delta.get(i));
+    H::narrow(&wide, &mut sums);
+    // One comparison for both: without the sign, and less one, zero has the largest bits of all.
+    let special = |sum: &H| (sum.bits() << 1).wrapping_sub(1) >= (H::INFINITY << 1) - 1;
+    if sums.iter().fold(false, |any, sum| any | special(sum)) {
+        return add_by_the_rules(host, delta);
+    }
+    *host = sums;
+    0
+}
+
+/// At most a block, by the rules; their result has no NaN but the host's own.
+#[inline(always)]
+fn add_by_the_rules<H: Half>(host: &mut [H], delta: impl Delta) -> usize {
+    let wide = &mut [0.0; BLOCK][..host.len()];
+    H::widen(host, wide);
+    let ignored = add_each(wide, delta);
+    saturate(wide, H::MAX);
+    H::narrow(wide, host);
+    ignored
+}
+
+impl Logit for f16 {
+    #[inline(always)]
+    fn add(row: &mut [f16], delta: impl Delta) -> usize {
+        add_halves(row, delta)
+    }
+}
+
+impl Half for f16 {
+    const MAX: f32 = f16::MAX.to_f32_const();
+    const INFINITY: u16 = f16::INFINITY.to_bits();
+    #[inline(always)]
+    fn bits(self) -> u16 {
+        self.to_bits()
+    }
+    #[inline(always)]
+    fn widen(halves: &[f16], wide: &mut [f32]) {
+        halves.convert_to_f32_slice(wide);
+    }
+    #[inline(always)]
+    fn narrow(wide: &[f32], halves: &mut [f16]) {
+        halves.convert_from_f32_slice(wide);
+    }
+}
+
+impl Logit for bf16 {
+    #[inline(always)]
+    fn add(row: &mut [bf16], delta: impl Delta) -> usize {
+        add_halves(row, delta)
+    }
+}
+
+/// The conversions of `half` have branches for this format; these vectorise.
+impl Half for bf16 {
+    const MAX: f32 = bf16::MAX.to_f32_const();
+    const INFINITY: u16 = bf16::INFINITY.to_bits();
+    #[inline(always)]
+    fn bits(self) -> u16 {
+        self.to_bits()
+    }
+    #[inline(always)]
+    fn widen(halves: &[bf16], wide: &mut [f32]) {
+        for (h, w) in halves.iter().zip(wide) {
+            *w = f32::from_bits(u32::from(h.to_bits()) << 16);
+        }
+    }
+    #[inline(always)]
+    fn narrow(wide: &[f32], halves: &mut [bf16]) {
+        for (w, h) in wide.iter().zip(halves) {
+            // The half that stays turns low. The one cut off, now high, rounds up when it is more than half a
+            // unit, or just that beside an odd number: one comparison, with the lowest bit to decide a tie.
+            let turned = w.to_bits().rotate_left(16);
+            let up = turned & 0xffff_0001 > 0x8000_0000;
+            *h = bf16::from_bits((turned as u16).wrapping_add(u16::from(up)));
+        }
+    }
 }
 
 /// Finite values beyond a format's range become its largest: rounding must not create an infinity.
@@ -217,7 +247,7 @@ pub fn offset(offset: &mut [f32], tuned: (&[f32], &TokenMap), untuned: (&[f32], 
 
 /// Adds one value a logit and counts the values that could not be used. Branch-free, so that it vectorises.
 #[inline(always)]
-fn add_piece(host: &mut [f32], delta: impl Delta) -> usize {
+fn add_each(host: &mut [f32], delta: impl Delta) -> usize {
     let mut ignored = 0u32;
     for (i, h) in host.iter_mut().enumerate() {
         let d = delta.get(i);

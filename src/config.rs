@@ -40,8 +40,8 @@ pub struct ProxyTuning {
     pub untuned: Option<PathBuf>,
     /// Weight of the shift; negative turns it round.
     pub alpha: f32,
-    /// `off`, or `auto`: where it pays.
-    pub speculate: String,
+    /// Whether the tuned proxy drafts for the host.
+    pub speculate: Speculate,
     /// What happens to a request whose proxies fail.
     pub on_error: OnError,
     /// Sequences kept in the proxies' caches.
@@ -50,6 +50,8 @@ pub struct ProxyTuning {
     pub ctx: usize,
     /// Threads for all models together; 0: all cores.
     pub threads: usize,
+    /// Where the proxies' passes run in relation to the host's.
+    pub placement: Placement,
     /// Layers of the proxies on the accelerator, as llama.cpp's; negative: all.
     pub gpu_layers: i32,
     /// The proxies' accelerator by llama.cpp's name.
@@ -64,14 +66,57 @@ impl Default for ProxyTuning {
             tuned: None,
             untuned: None,
             alpha: 1.0,
-            speculate: "auto".into(),
+            speculate: Speculate::Auto,
             on_error: OnError::Host,
             slots: 16,
             ctx: 0,
             threads: 0,
+            placement: Placement::Auto,
             gpu_layers: 0,
             device: None,
             tuned_prompt: TunedPrompt::default(),
+        }
+    }
+}
+
+/// Whether the tuned proxy drafts tokens that the host then checks, several in one pass.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "SpeculateValue")]
+pub enum Speculate {
+    /// Never.
+    Off,
+    /// As many tokens as pay, by what is measured.
+    #[default]
+    Auto,
+    /// Always so many, 1 to 16.
+    Tokens(u8),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SpeculateValue {
+    Number(i64),
+    Text(String),
+}
+
+impl TryFrom<SpeculateValue> for Speculate {
+    type Error = Error;
+    fn try_from(value: SpeculateValue) -> Result<Self> {
+        match value {
+            SpeculateValue::Number(number) => number.to_string().parse(),
+            SpeculateValue::Text(text) => text.parse(),
+        }
+    }
+}
+
+impl std::str::FromStr for Speculate {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        match (text, text.parse()) {
+            ("off", _) => Ok(Self::Off),
+            ("auto", _) => Ok(Self::Auto),
+            (_, Ok(tokens @ 1..=16)) => Ok(Self::Tokens(tokens)),
+            _ => Err(Error::invalid("--speculate", text, "off, auto, or a number of tokens from 1 to 16")),
         }
     }
 }
@@ -85,6 +130,21 @@ pub enum OnError {
     Host,
     /// It ends with an error.
     Stop,
+}
+
+/// Where the proxies' passes run in relation to the host's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Placement {
+    /// Together where an accelerator is used; else in turn or side by side, whichever measures faster.
+    #[default]
+    Auto,
+    /// Host, tuned and untuned one after the other, each on all threads.
+    InTurn,
+    /// The host on all threads, then both proxies at once on half of them each.
+    SideBySide,
+    /// All three at once, where the token is known early enough.
+    Together,
 }
 
 /// `[proxy_tuning.tuned_prompt]`
@@ -148,10 +208,6 @@ impl Config {
         if !(1..=256).contains(&tuning.slots) {
             return Err(Error::invalid("slots", tuning.slots, "1 to 256"));
         }
-        if !matches!(tuning.speculate.as_str(), "off" | "auto") {
-            let expected = "off or auto; drafting a fixed number of tokens is not built yet";
-            return Err(Error::invalid("--speculate", &tuning.speculate, expected));
-        }
         Ok(())
     }
 }
@@ -195,6 +251,7 @@ mod tests {
             speculate = "auto"
             on_error = "stop"
             slots = 8
+            placement = "in-turn"
             [proxy_tuning.tuned_prompt]
             template = "own"
             system = "You are helpful."
@@ -204,6 +261,7 @@ mod tests {
         let config = Config::parse(text).unwrap();
         assert_eq!(config.proxy_tuning.alpha, 0.5);
         assert_eq!(config.proxy_tuning.on_error, OnError::Stop);
+        assert_eq!(config.proxy_tuning.placement, Placement::InTurn);
         assert_eq!(config.server, Server { host: "127.0.0.1".into(), port: 9000 });
         config.check().unwrap();
     }
@@ -219,6 +277,15 @@ mod tests {
     fn a_wrong_type_names_its_line() {
         let (what, _) = Config::parse("[proxy_tuning]\nalpha = 'much'\n").unwrap_err();
         assert!(what.contains("line 2"), "{what}");
+    }
+
+    #[test]
+    fn drafts_are_off_auto_or_a_number_in_the_file_and_as_a_flag() {
+        let read = |value| Config::parse(&format!("[proxy_tuning]\nspeculate = {value}\n"));
+        assert_eq!(read("3").unwrap().proxy_tuning.speculate, Speculate::Tokens(3));
+        assert_eq!(read("'off'").unwrap().proxy_tuning.speculate, Speculate::Off);
+        assert!(read("17").unwrap_err().0.contains("got 17, expected off, auto"));
+        assert!("0".parse::<Speculate>().is_err() && "auto".parse::<Speculate>().is_ok());
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod error;
 pub mod eval;
 pub mod pair;
 pub mod prompt;
+mod recent;
 pub mod vocab;
 
 pub use error::{Error, Result};

@@ -12,9 +12,10 @@ const LAYERS: &[Layer] = &[
     ("combine", &["error", "vocab"], &[]),
     ("config", &["error", "vocab"], &[]),
     ("prompt", &["error", "vocab"], &[]),
+    ("recent", &[], &[]),
     ("backend", &["error", "vocab", "combine", "config"], &[]),
-    ("pair", &["error", "vocab", "combine", "backend"], &["backend::llama"]),
-    ("decode", &["error", "vocab", "combine", "config", "prompt", "backend", "pair", "host"], &[]),
+    ("pair", &["error", "vocab", "combine", "recent", "backend"], &["backend::llama"]),
+    ("decode", &["error", "vocab", "combine", "config", "recent", "prompt", "backend", "pair", "host"], &[]),
     ("host", &["error", "vocab", "combine", "config", "prompt", "backend", "pair", "decode"], &[]),
 ];
 /// Programs and bindings: the library knows nothing of them.

@@ -275,6 +275,25 @@ fn half_formats_saturate_where_f32_still_holds_the_sum() {
 }
 
 #[test]
+fn one_odd_logit_in_a_plain_row_follows_the_rules() {
+    // The last place of 1.0 in bf16 and in f16, halved: the sums are ties, to be rounded down and up.
+    let (tie, fine_tie) = (1.0 / 256.0, 1.0 / 2048.0);
+    let ties = [(1.0, tie), (1.0 + 2.0 * tie, tie), (1.0, fine_tie), (1.0 + 2.0 * fine_tie, fine_tie)];
+    let zeros = [(-0.0, 0.0), (-0.0, -0.0), (0.0, 0.0), (0.0, -0.0), (1.0, -1.0)];
+    // Rounded as numbers are, the first two would become zeros.
+    let nans = [0x7fff_ffff, 0xffff_ffff, 0x7f80_0001].map(|bits| (1.0, f32::from_bits(bits)));
+    for (host, delta) in [&ties[..], &zeros, &nans, &[(f32::NEG_INFINITY, 1.0), (1.0, f32::MAX)]].concat() {
+        for at in [0, 100, 255, 299] {
+            let mut rows = [vec![1.0; 300], vec![2.0; 300], vec![1.5; 300]];
+            [rows[0][at], rows[1][at], rows[2][at]] = [host, delta, 0.0];
+            follows_the_rules::<f32>(&rows, 1.0).unwrap();
+            follows_the_rules::<f16>(&rows, 1.0).unwrap();
+            follows_the_rules::<bf16>(&rows, 1.0).unwrap();
+        }
+    }
+}
+
+#[test]
 fn the_payload_of_a_nan_survives_any_shift_in_f32() {
     let odd = [0x7f80_0001, 0x7fc0_1234, 0xffff_ffff_u32];
     let mut row = odd.map(f32::from_bits);

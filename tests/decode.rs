@@ -23,7 +23,7 @@ fn job(case: &Case, stops: &[&str]) -> Job {
 
 /// Decodes together; returns outcomes and the text streamed for each job.
 fn decode(config: &Config, jobs: Vec<Job>) -> (Vec<Outcome>, Vec<String>) {
-    let run = RunOptions { sequences: jobs.len(), longest: 512, placement: None };
+    let run = RunOptions { sequences: jobs.len(), longest: 512, ..RunOptions::default() };
     let mut decoder = models(config, false).decoder(config, run).unwrap();
     let mut streamed = vec![String::new(); jobs.len()];
     let outcomes = decoder.generate(jobs, false, &mut |event| {

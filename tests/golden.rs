@@ -24,7 +24,12 @@ fn job(case: &Case) -> Job {
 fn decode(models: &Models, jobs: Vec<Job>, placement: Placement, slots: usize) -> Vec<Outcome> {
     let mut config = fixture_config();
     config.proxy_tuning.slots = slots;
-    let run = RunOptions { sequences: jobs.len(), longest: 512, placement: Some(placement) };
+    let run = RunOptions {
+        sequences: jobs.len(),
+        longest: 512,
+        placement: Some(placement),
+        ..RunOptions::default()
+    };
     let mut decoder = models.decoder(&config, run).unwrap();
     decoder.generate(jobs, false, &mut |_| ControlFlow::Continue(())).unwrap()
 }
@@ -47,7 +52,7 @@ fn the_tokenizer_splits_as_the_oracles() {
 fn greedy_tokens_are_the_oracles_one_sequence_at_a_time() {
     let _turn = take_turns();
     let models = models(&fixture_config(), false);
-    for placement in [Placement::InTurn, Placement::SideBySide, Placement::Background] {
+    for placement in [Placement::Auto, Placement::InTurn, Placement::SideBySide, Placement::Together] {
         for case in cases() {
             let outcomes = decode(&models, vec![job(&case)], placement, 1);
             assert_tokens(&case, &outcomes[0], &case.tokens);
@@ -90,7 +95,7 @@ fn offsets_are_the_oracles_within_two_thousandths() {
     let _turn = take_turns();
     let models = models(&fixture_config(), false);
     let config = fixture_config();
-    let run = RunOptions { sequences: 4, longest: 512, placement: None };
+    let run = RunOptions { sequences: 4, longest: 512, ..RunOptions::default() };
     let runner = Runner::new(models.pair(&config, run).unwrap().unwrap()).unwrap();
     for case in cases() {
         let golden = golden_rows(&format!("{}.offset", case.name));

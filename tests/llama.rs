@@ -13,7 +13,8 @@ const VOCAB: u32 = 4096;
 const ROUNDING: f32 = 2e-3;
 
 fn runner(models: &Models, slots: usize, placement: Placement) -> Runner {
-    let run = RunOptions { sequences: slots, longest: 256, placement: Some(placement) };
+    let run =
+        RunOptions { sequences: slots, longest: 256, placement: Some(placement), ..RunOptions::default() };
     Runner::new(models.pair(&fixture_config(), run).unwrap().unwrap()).unwrap()
 }
 
@@ -60,7 +61,7 @@ fn any_order_of_operations_equals_recomputation_from_scratch() {
     let fresh = runner(&models, 1, Placement::InTurn);
     let config = ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(operations in prop::collection::vec(operation(), 5..25), slots in 1..4usize, side in any::<bool>())| {
-        let placement = if side { Placement::SideBySide } else { Placement::Background };
+        let placement = if side { Placement::SideBySide } else { Placement::Together };
         let runner = runner(&models, slots, placement);
         let start = |seed: u32, len| runner.sequence(History::new(prompt(seed, len), None), 1.0);
         let mut sequences: Vec<Sequence> = (0..3).map(|i| start(i, 3 + 20 * i as usize)).collect();

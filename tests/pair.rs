@@ -14,7 +14,8 @@ use std::time::Duration;
 
 const CONTEXT: usize = 96;
 const VOCAB: usize = 16;
-const PLACEMENTS: [Placement; 3] = [Placement::InTurn, Placement::SideBySide, Placement::Background];
+const PLACEMENTS: [Placement; 4] =
+    [Placement::Auto, Placement::InTurn, Placement::SideBySide, Placement::Together];
 const POISON: Token = 13;
 
 fn capabilities(slots: usize, batch: usize) -> Capabilities {
@@ -312,7 +313,7 @@ fn a_failure_stays_with_its_sequence_and_ends_with_its_cause() {
 fn rounds(pair: &mut Pair, histories: &[&[Token]]) -> (usize, Vec<Result<Vec<f32>>>) {
     pair.clear();
     for (sequence, history) in (0..).zip(histories) {
-        pair.push(sequence, &plain(history), 1);
+        pair.push(sequence, &plain(history), [1, 1]);
     }
     let mut rounds = 0;
     while !pair.all_done() {
@@ -345,7 +346,7 @@ fn those_who_come_after_a_failure_do_not_overtake_those_it_delayed() {
     let trio = poisoned(4);
     let mut pair = trio.pair(Placement::InTurn);
     for (sequence, history) in (0..).zip([&[POISON][..], &[1], &[2], &[3]]) {
-        pair.push(sequence, &plain(history), 1);
+        pair.push(sequence, &plain(history), [1, 1]);
     }
     // As a runner does: what is done is taken out, and its place goes to the last.
     let mut delayed = vec![0, 1, 2, 3];
@@ -356,7 +357,7 @@ fn those_who_come_after_a_failure_do_not_overtake_those_it_delayed() {
             pair.swap_remove(index);
             delayed.swap_remove(index);
         }
-        pair.push(newcomer, &plain(&[newcomer as Token]), 1);
+        pair.push(newcomer, &plain(&[newcomer as Token]), [1, 1]);
         delayed.push(newcomer);
     }
     assert!(delayed.iter().all(|&s| s >= 10), "{delayed:?}");

@@ -1,6 +1,8 @@
 //! One sequence to decode: what is asked, how it stands, what came of it.
 
 use super::TextStream;
+use super::accept::Dice;
+use super::draft::Draft;
 use crate::backend::Capabilities;
 use crate::backend::llama::{Sampler, SamplerOptions};
 use crate::error::{Error, Result};
@@ -118,7 +120,7 @@ pub struct Stats {
     pub untuned: Duration,
     /// In the shift.
     pub combine: Duration,
-    /// Forward passes of the host for this sequence after the prompt.
+    /// Forward passes of the host for this sequence after the prompt: fewer than tokens where drafts were accepted.
     pub steps: usize,
     /// Tokens drafted.
     pub drafted: usize,
@@ -135,14 +137,17 @@ pub struct Stats {
 impl Stats {
     /// Tokens a second after the first one, which comes with the prompt.
     pub fn tokens_per_s(&self) -> f64 {
-        let seconds = self.decode.as_secs_f64();
-        if seconds > 0.0 { self.steps as f64 / seconds } else { 0.0 }
+        self.per_s(self.decode)
     }
 
     /// What tokens a second would be if nothing but the three engines' passes took time.
     pub fn floor_tokens_per_s(&self) -> f64 {
-        let seconds = (self.host + self.tuned + self.untuned).as_secs_f64();
-        if seconds > 0.0 { self.steps as f64 / seconds } else { 0.0 }
+        self.per_s(self.host + self.tuned + self.untuned)
+    }
+
+    fn per_s(&self, time: Duration) -> f64 {
+        let seconds = time.as_secs_f64();
+        if seconds > 0.0 { self.tokens.saturating_sub(1) as f64 / seconds } else { 0.0 }
     }
 }
 
@@ -170,6 +175,10 @@ pub(super) struct Running {
     pub history: History,
     pub alpha: f32,
     pub sampler: Sampler,
+    pub dice: Dice,
+    pub draft: Draft,
+    /// Scratch: a distribution over the host's vocabulary.
+    pub probabilities: Vec<f32>,
     pub control: bool,
     pub ignore_end: bool,
     pub positions: Vec<Position>,
@@ -212,6 +221,9 @@ impl Running {
             history: job.history,
             alpha: job.alpha,
             sampler,
+            dice: Dice::new(job.sampler.seed),
+            draft: Draft::default(),
+            probabilities: Vec::new(),
             control: job.control,
             ignore_end: job.ignore_end,
             positions: Vec::new(),
@@ -224,6 +236,11 @@ impl Running {
 
     pub fn is_active(&self) -> bool {
         self.ended.is_none()
+    }
+
+    /// Tokens that may still be generated.
+    pub fn room_left(&self) -> usize {
+        self.room - self.positions.len()
     }
 
     pub fn fail(&mut self, error: Error) {
@@ -241,6 +258,7 @@ impl Running {
     pub fn take(&mut self, position: Position, piece: &[u8], ends: bool) -> String {
         self.stats.shifted += usize::from(position.is_shifted());
         self.history.extend(&[position.token]);
+        self.sampler.accept(position.token);
         self.positions.push(position);
         let stopped = ends || self.text.push(piece);
         if stopped {
@@ -254,7 +272,6 @@ impl Running {
     pub fn finish(mut self, total: Duration, host: Duration, tuned: Duration, untuned: Duration) -> Outcome {
         let tokens: Vec<Token> = self.positions.iter().map(|p| p.token).collect();
         self.stats.tokens = tokens.len();
-        self.stats.steps = tokens.len().saturating_sub(1);
         self.stats.decode = total.saturating_sub(self.stats.prefill);
         (self.stats.host, self.stats.tuned, self.stats.untuned) = (host, tuned, untuned);
         let finish = self.ended.unwrap_or(Finish::Interrupted);

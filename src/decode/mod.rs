@@ -1,5 +1,13 @@
 //! The host loop: forward passes of three models, the shift, a sampler, until each sequence ends.
+//!
+//! A step drafts tokens with the tuned proxy where that pays ([`mod@draft`]), runs host and untuned proxy over the
+//! drafted positions at once, and keeps what the shifted distribution accepts ([`mod@choose`]).
 
+pub mod accept;
+mod choose;
+mod cost;
+mod draft;
+mod draft_length;
 mod job;
 mod text;
 mod trio;
@@ -8,15 +16,36 @@ pub use job::{Finish, Job, Outcome, Position, Stats};
 pub use text::TextStream;
 pub use trio::{Models, NAMES, RunOptions, model_path, token_map};
 
-use crate::backend::llama::LlamaModel;
-use crate::combine::argmax;
-use crate::config::OnError;
+use crate::config::{OnError, Speculate};
 use crate::error::Result;
 use crate::pair::{CachedModel, Pair, Placement, SequenceId, Work};
+use crate::vocab::Token;
+use draft_length::DraftLength;
 use job::Running;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// What the loop must know of the host's vocabulary.
+pub trait Pieces: Send + Sync {
+    /// Whether a token ends the generation.
+    fn is_end(&self, token: Token) -> bool;
+
+    /// The bytes that a token spells; a control token's name where `control`, else nothing.
+    fn piece(&self, token: Token, control: bool) -> Vec<u8>;
+}
+
+/// How a [`Decoder`] goes about it.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct DecodeOptions {
+    /// What happens to a sequence whose proxies fail.
+    pub on_error: OnError,
+    /// Whether the tuned proxy drafts.
+    pub speculate: Speculate,
+    /// Accepts each drafted token with this probability, whatever the models say. The text means nothing then: it is
+    /// for timing models with random weights.
+    pub force_accept: Option<f64>,
+}
 
 /// What a caller of [`Decoder::generate`] is told on the way.
 pub enum Event<'a> {
@@ -40,10 +69,11 @@ pub enum Event<'a> {
 
 /// Host and pair with their caches; decodes any number of sequences at once.
 pub struct Decoder {
-    model: Arc<LlamaModel>,
+    pieces: Arc<dyn Pieces>,
     host: CachedModel,
     pair: Option<Pair>,
-    on_error: OnError,
+    options: DecodeOptions,
+    lengths: DraftLength,
     work: Work,
     scratch: Vec<f32>,
     next: SequenceId,
@@ -51,8 +81,14 @@ pub struct Decoder {
 
 impl Decoder {
     /// A decoder over a host and, unless it is to run alone, its proxies.
-    pub fn new(model: Arc<LlamaModel>, host: CachedModel, pair: Option<Pair>, on_error: OnError) -> Self {
-        Self { model, host, pair, on_error, work: Work::default(), scratch: Vec::new(), next: 0 }
+    pub fn new(
+        pieces: Arc<dyn Pieces>,
+        host: CachedModel,
+        pair: Option<Pair>,
+        options: DecodeOptions,
+    ) -> Self {
+        let lengths = DraftLength::new(options.speculate);
+        Self { pieces, host, pair, options, lengths, work: Work::default(), scratch: Vec::new(), next: 0 }
     }
 
     /// Decodes all jobs together and returns their outcomes in the same order.
@@ -77,8 +113,16 @@ impl Decoder {
         let mut clock = self.clock();
         let mut first = true;
         while running.iter().any(Running::is_active) {
+            if !first {
+                self.draft(&mut running)?;
+            }
+            let step = Instant::now();
             if self.forward(&mut running, &mut listen_prefill(first, listen))?.is_break() {
                 break;
+            }
+            if let Some(pair) = self.pair.as_mut().filter(|_| !first) {
+                pair.took(step.elapsed());
+                self.lengths.checked(self.work.len(), self.work.wanted(), step.elapsed());
             }
             if first {
                 first = false;
@@ -102,7 +146,7 @@ impl Decoder {
             .collect())
     }
 
-    /// Runs all three models to the end of every active history.
+    /// Runs all three models to the end of every active history, drafts included.
     fn forward(
         &mut self,
         running: &mut [Running],
@@ -111,12 +155,14 @@ impl Decoder {
         self.work.clear();
         self.pair.iter_mut().for_each(Pair::clear);
         for r in running.iter_mut().filter(|r| r.is_active()) {
-            r.request = self.work.push(r.id, 1, |tokens| tokens.extend_from_slice(r.history.tokens()));
+            let rows = r.draft.tokens.len() + 1;
+            r.request = self.work.push(r.id, rows, |tokens| tokens.extend_from_slice(r.history.tokens()));
             let shifted = self.pair.as_mut().filter(|_| r.alpha != 0.0);
-            r.pair_request = shifted.map(|pair| pair.push(r.id, &r.history, 1));
+            // The tuned proxy has gone ahead: only its last row is missing.
+            r.pair_request = shifted.map(|pair| pair.push(r.id, &r.history, [1, rows]));
         }
         // Proxies with cores of their own run while the host does; others when it has finished.
-        let at_once = self.pair.as_ref().is_some_and(|p| p.placement() == Placement::Background);
+        let at_once = self.pair.as_ref().is_some_and(|p| p.placement() == Placement::Together);
         let mut started = false;
         loop {
             let pair_busy = self.pair.as_ref().is_some_and(|p| !p.all_done());
@@ -145,55 +191,6 @@ impl Decoder {
                 return Ok(ControlFlow::Break(()));
             }
         }
-    }
-
-    /// Shifts, samples and reports one token of every active sequence.
-    fn choose(
-        &mut self,
-        running: &mut [Running],
-        explain: bool,
-        listen: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
-        for r in running.iter_mut().filter(|r| r.is_active()) {
-            let logits = match self.work.rows_mut(r.request) {
-                Ok(logits) => logits,
-                Err(error) => {
-                    r.fail(error);
-                    continue;
-                }
-            };
-            let begin = Instant::now();
-            let host_top = argmax(logits) as u32;
-            let host_row = explain.then(|| logits.to_vec());
-            let mut proxy_rows = None;
-            if let (Some(pair), Some(index)) = (&self.pair, r.pair_request) {
-                match pair.shift(index, 0, logits, r.alpha, &mut self.scratch) {
-                    Ok(shift) => r.stats.ignored += shift.ignored,
-                    Err(error) if self.on_error == OnError::Stop => {
-                        r.fail(error);
-                        continue;
-                    }
-                    Err(error) => r.go_unshifted(&error),
-                }
-                proxy_rows = pair.row(index, 0).ok().map(|rows| (rows, pair.maps()));
-            }
-            let top = argmax(logits) as u32;
-            r.stats.combine += begin.elapsed();
-            let token = if r.sampler.is_greedy() { top } else { r.sampler.sample(logits) };
-            let mut position = Position { token, host_top, top, probabilities: None };
-            if let Some(host_row) = host_row {
-                position.explain(&host_row, logits, proxy_rows);
-            }
-            let ends = !r.ignore_end && self.model.is_end(token);
-            let piece = if ends { Vec::new() } else { self.model.piece(token, r.control) };
-            let text = r.take(position, &piece, ends);
-            listen(Event::Token {
-                job: r.index,
-                text: &text,
-                position: &r.positions[r.positions.len() - 1],
-            })?;
-        }
-        ControlFlow::Continue(())
     }
 
     fn clock(&self) -> Clock {

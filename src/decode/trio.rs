@@ -1,11 +1,11 @@
 //! From a configuration to models in memory, and from those to a decoder.
 
-use super::Decoder;
+use super::{DecodeOptions, Decoder, Pieces};
 use crate::backend::llama::{ContextOptions, LlamaContext, LlamaModel, LoadOptions, ThreadPool};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::error::{Error, Result};
 use crate::pair::{CachedModel, Pair, Placement, Proxy};
-use crate::vocab::{TokenMap, Vocabulary};
+use crate::vocab::{Token, TokenMap, Vocabulary};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,19 +18,31 @@ pub struct Models {
 }
 
 /// How many sequences a decoder is for, and how they run.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct RunOptions {
     /// Sequences decoded at once.
     pub sequences: usize,
     /// Tokens that the longest history may reach, of host and tuned proxy; contexts that the configuration leaves open
     /// are made just large enough.
     pub longest: usize,
-    /// Where the proxies run; `None`: the best for where the models are.
+    /// Where the proxies run; `None`: as configured.
     pub placement: Option<Placement>,
+    /// As [`DecodeOptions::force_accept`].
+    pub force_accept: Option<f64>,
 }
 
 /// What a model is called in errors and progress.
 pub const NAMES: [&str; 3] = ["host", "tuned proxy", "untuned proxy"];
+
+impl Pieces for LlamaModel {
+    fn is_end(&self, token: Token) -> bool {
+        LlamaModel::is_end(self, token)
+    }
+
+    fn piece(&self, token: Token, control: bool) -> Vec<u8> {
+        LlamaModel::piece(self, token, control)
+    }
+}
 
 impl Models {
     /// Loads the models that a configuration names. `progress` hears which of [`NAMES`] is being read and how much of
@@ -73,12 +85,17 @@ impl Models {
         let layout = Layout::new(config, run);
         // The host's threads stay awake for the next pass, its own or a proxy's in turn; the decoder sends them to rest
         // where the proxies want their cores. Beside proxies that work at the same time they must never spin.
-        let spin = if layout.placement == Placement::Background { 0 } else { SPIN };
+        let spin = if layout.placement == Placement::Together { 0 } else { SPIN };
         let pool = Arc::new(ThreadPool::new(layout.threads, spin)?);
         let own = config.host.ctx;
         let host = context(&self.host, NAMES[0], own, run, run.sequences, pool.clone(), None)?;
         let pair = self.pair_with(config, run, Some(pool))?;
-        Ok(Decoder::new(self.host.clone(), host, pair, config.proxy_tuning.on_error))
+        let options = DecodeOptions {
+            on_error: config.proxy_tuning.on_error,
+            speculate: config.proxy_tuning.speculate,
+            force_accept: run.force_accept,
+        };
+        Ok(Decoder::new(self.host.clone(), host, pair, options))
     }
 
     /// Makes the proxies' contexts and threads; `None` for a host that runs alone.
@@ -125,15 +142,24 @@ impl Layout {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if tuning.threads == 0 { cores } else { tuning.threads };
         let on_device = tuning.gpu_layers != 0 || config.host.gpu_layers != 0;
-        let best = match threads {
-            _ if on_device => Placement::Background,
-            1 => Placement::InTurn,
-            _ => Placement::SideBySide,
+        let configured = match tuning.placement {
+            config::Placement::Auto if on_device => Placement::Together,
+            config::Placement::Auto if threads == 1 => Placement::InTurn,
+            config::Placement::Auto => Placement::Auto,
+            config::Placement::InTurn => Placement::InTurn,
+            config::Placement::SideBySide => Placement::SideBySide,
+            config::Placement::Together => Placement::Together,
         };
-        let placement = run.placement.unwrap_or(best);
-        let proxy_threads = match placement {
-            Placement::InTurn => threads,
-            Placement::SideBySide | Placement::Background => (threads / 2).max(1),
+        let placement = run.placement.unwrap_or(configured);
+        let (threads, proxy_threads) = match placement {
+            Placement::InTurn => (threads, threads),
+            Placement::Auto | Placement::SideBySide => (threads, (threads / 2).max(1)),
+            // On a device the threads hardly matter; without one, the proxies get an eighth each.
+            Placement::Together if on_device => (threads, (threads / 2).max(1)),
+            Placement::Together => {
+                let each = (threads / 8).max(1);
+                (threads.saturating_sub(2 * each).max(1), each)
+            }
         };
         Self { placement, threads, proxy_threads }
     }

@@ -71,6 +71,11 @@ impl Work {
         self.progress.iter().all(|p| p.complete)
     }
 
+    /// Rows wanted over all requests.
+    pub fn wanted(&self) -> usize {
+        self.requests.iter().map(|r| r.rows).sum()
+    }
+
     /// Tokens of all histories together, and those computed or found in the cache so far.
     pub fn tokens(&self) -> (usize, usize) {
         let total = self.requests.iter().map(|r| r.history.len()).sum();

@@ -15,8 +15,6 @@ pub(super) struct Lane {
     held: Option<Work>,
     removed: Vec<SequenceId>,
     helper: Option<Helper>,
-    /// Requests and engine time of the last pass.
-    last: Option<(usize, Duration)>,
     time: Duration,
 }
 
@@ -34,7 +32,6 @@ impl Lane {
             held: None,
             removed: Vec::new(),
             helper: None,
-            last: None,
             time: Duration::ZERO,
         }
     }
@@ -58,11 +55,6 @@ impl Lane {
         let mut lane = Self::here(model);
         lane.helper = Some(Helper { orders, done, thread });
         Ok(lane)
-    }
-
-    /// How long the next pass over `requests` will take, going by the last one.
-    pub(super) fn expected(&self, requests: usize) -> Option<Duration> {
-        self.last.map(|(before, time)| time * requests as u32 / before.max(1) as u32)
     }
 
     /// Begins one pass: `away` at once on the lane's thread, where it has one, else here within [`Lane::finish`].
@@ -97,9 +89,7 @@ impl Lane {
             }
         };
         self.removed.drain(..).for_each(|sequence| model.remove(sequence));
-        let time = model.forward_time();
-        self.last = (!work.is_empty()).then(|| (work.len(), time - self.time));
-        self.time = time;
+        self.time = model.forward_time();
         self.model = Some(model);
         Ok(work)
     }

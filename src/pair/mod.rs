@@ -4,6 +4,7 @@
 //! side by side, [`Runner`] owns a pair on a thread of its own and [`Sequence`] is what an engine's adapter holds.
 
 mod cached;
+mod chooser;
 mod history;
 mod lane;
 pub mod plan;
@@ -19,6 +20,7 @@ pub use sequence::Sequence;
 use crate::combine::{self, Shift};
 use crate::error::Result;
 use crate::vocab::TokenMap;
+use chooser::Chooser;
 use lane::Lane;
 use std::time::Duration;
 
@@ -30,33 +32,38 @@ pub struct Proxy {
     pub map: TokenMap,
 }
 
-/// Where the proxies' passes run in relation to each other and to the caller.
+/// Where the proxies' passes run in relation to each other and to the host's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Placement {
+    /// [`InTurn`](Self::InTurn) or [`SideBySide`](Self::SideBySide), whichever measures faster for the batch at hand.
+    #[default]
+    Auto,
     /// One after the other on the caller's thread: each may use all cores.
     InTurn,
-    /// At once: the tuned proxy on the caller's thread, the untuned on another, each with half of the cores. A pass
-    /// that is over sooner than a thread wakes up runs on the caller's thread all the same.
-    #[default]
+    /// At once, after the host: the tuned proxy on the caller's thread, the untuned on another, each with half of the
+    /// cores.
     SideBySide,
     /// Both on threads of their own, so that the caller can do something else between start and finish: best where the
     /// proxies have cores or a device of their own.
-    Background,
+    Together,
 }
 
-/// Passes shorter than this lose more by handing one to another thread, waking threads that had to sleep for it, than
-/// they gain by running at once.
-const WAKE_UP: Duration = Duration::from_micros(500);
+/// The chooser's name for it; the other way is in turn.
+const SIDE_BY_SIDE: usize = 1;
 
 /// The two proxies with the requests in flight.
 ///
 /// Requests are pushed, rounds are run until they are done, rows are read, requests are taken out.
 pub struct Pair {
     placement: Placement,
+    /// Tells in turn from side by side, where that is left open.
+    chooser: Chooser,
     tuned: Lane,
     untuned: Lane,
     maps: [TokenMap; 2],
     works: Option<[Work; 2]>,
+    /// Requests to the tuned proxy alone.
+    drafts: Work,
     context: [usize; 2],
 }
 
@@ -70,15 +77,19 @@ impl Pair {
         let own = Lane::with_thread;
         let (t, u) = match placement {
             Placement::InTurn => (Lane::here(tuned.model), Lane::here(untuned.model)),
-            Placement::SideBySide => (Lane::here(tuned.model), own("untuned", untuned.model)?),
-            Placement::Background => (own("tuned", tuned.model)?, own("untuned", untuned.model)?),
+            Placement::Auto | Placement::SideBySide => {
+                (Lane::here(tuned.model), own("untuned", untuned.model)?)
+            }
+            Placement::Together => (own("tuned", tuned.model)?, own("untuned", untuned.model)?),
         };
         Ok(Self {
             placement,
+            chooser: Chooser::default(),
             tuned: t,
             untuned: u,
             maps: [tuned.map, untuned.map],
             works: Some(Default::default()),
+            drafts: Work::default(),
             context,
         })
     }
@@ -98,12 +109,13 @@ impl Pair {
         self.maps[0].host_len()
     }
 
-    /// Adds a request for the last `rows` positions of a sequence; returns its index.
-    pub fn push(&mut self, sequence: SequenceId, history: &History, rows: usize) -> usize {
+    /// Adds a request for the last positions of a sequence, as many rows of the tuned and of the untuned proxy as
+    /// `rows` says; returns its index.
+    pub fn push(&mut self, sequence: SequenceId, history: &History, rows: [usize; 2]) -> usize {
         let [tuned_map, untuned_map] = &self.maps;
         let [tuned, untuned] = self.works.get_or_insert_default();
-        tuned.push(sequence, rows, |tokens| history.write_tuned(tuned_map, tokens));
-        untuned.push(sequence, rows, |tokens| history.write_untuned(untuned_map, tokens))
+        tuned.push(sequence, rows[0], |tokens| history.write_tuned(tuned_map, tokens));
+        untuned.push(sequence, rows[1], |tokens| history.write_untuned(untuned_map, tokens))
     }
 
     /// Takes out request `index`; the last one moves to its place.
@@ -148,10 +160,22 @@ impl Pair {
     /// Whether the next round will use another thread than the caller's.
     pub fn is_side_by_side(&self) -> bool {
         match self.placement {
+            Placement::Auto => self.chooser.way(self.positions()) == SIDE_BY_SIDE,
             Placement::InTurn => false,
-            Placement::SideBySide => self.untuned.expected(self.len()).is_none_or(|time| time >= WAKE_UP),
-            Placement::Background => true,
+            Placement::SideBySide | Placement::Together => true,
         }
+    }
+
+    /// Tells how long the present requests took from their first round to their last, whatever of the caller's they
+    /// slowed down included: what the placement is chosen by.
+    pub fn took(&mut self, time: Duration) {
+        let way = usize::from(self.is_side_by_side());
+        self.chooser.record(self.positions(), way, time);
+    }
+
+    /// What a round costs goes by the rows wanted of the untuned proxy: one a sequence, or all of a draft.
+    fn positions(&self) -> usize {
+        self.works.as_ref().map_or(0, |w| w[1].wanted())
     }
 
     /// Begins a round: at most one forward pass of each proxy, over whatever fits it.
@@ -160,7 +184,7 @@ impl Pair {
         let [tuned, untuned] = self.works.take().unwrap_or_default();
         // First the one that may run elsewhere.
         self.untuned.start(untuned, side_by_side, !side_by_side);
-        self.tuned.start(tuned, self.placement == Placement::Background, !side_by_side);
+        self.tuned.start(tuned, self.placement == Placement::Together, !side_by_side);
     }
 
     /// Ends the round begun by [`Pair::start`].
@@ -215,31 +239,60 @@ impl Pair {
         combine::offset(offset, (tuned, &self.maps[0]), (untuned, &self.maps[1]))
     }
 
-    /// Adds `alpha * (tuned - untuned)` of a row to the host's logits, in place. `scratch` is used where the
-    /// vocabularies differ.
+    /// Adds `alpha * (tuned - untuned)` to the host's logits, in place; both rows over their proxy's own vocabulary.
+    /// `scratch` is used where the vocabularies differ.
     ///
     /// # Errors
-    /// As [`Pair::rows`]; `host` is untouched then.
+    /// [`Error::Shape`](crate::Error::Shape) when a row has the wrong length; `host` is untouched then.
     pub fn shift(
         &self,
-        index: usize,
-        row: usize,
         host: &mut [f32],
+        [tuned, untuned]: [&[f32]; 2],
         alpha: f32,
         scratch: &mut Vec<f32>,
     ) -> Result<Shift> {
         if self.maps.iter().all(TokenMap::is_identity) {
-            let [tuned, untuned] = self.row(index, row)?;
             return combine::shift(host, tuned, untuned, alpha);
         }
         scratch.resize(host.len(), 0.0);
-        self.offset(index, row, scratch)?;
+        combine::offset(scratch, (tuned, &self.maps[0]), (untuned, &self.maps[1]))?;
         combine::shift_by(host, scratch, alpha)
     }
 
     /// From host tokens to the tuned and to the untuned proxy's.
     pub fn maps(&self) -> &[TokenMap; 2] {
         &self.maps
+    }
+
+    /// Adds a request to the tuned proxy alone, for the last position of a sequence; returns its index among those.
+    pub fn push_draft(&mut self, sequence: SequenceId, history: &History) -> usize {
+        self.drafts.push(sequence, 1, |tokens| history.write_tuned(&self.maps[0], tokens))
+    }
+
+    /// Runs the tuned proxy over all of its own requests.
+    ///
+    /// # Errors
+    /// As [`Pair::finish`].
+    pub fn run_drafts(&mut self) -> Result<()> {
+        let away = self.placement == Placement::Together;
+        while !self.drafts.all_done() {
+            self.tuned.start(std::mem::take(&mut self.drafts), away, true);
+            self.drafts = self.tuned.finish()?;
+        }
+        Ok(())
+    }
+
+    /// The tuned proxy's row for draft request `index`, over its own vocabulary.
+    ///
+    /// # Errors
+    /// What made the proxy fail on this request.
+    pub fn draft_row(&self, index: usize) -> Result<&[f32]> {
+        self.drafts.rows(index)
+    }
+
+    /// Takes out all requests to the tuned proxy alone.
+    pub fn clear_drafts(&mut self) {
+        self.drafts.clear();
     }
 
     /// Frees the slots of a sequence that is gone.

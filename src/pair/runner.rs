@@ -6,6 +6,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 /// A wish for the offset at the end of a history.
 pub(super) struct Wish {
@@ -124,11 +125,13 @@ impl Owner {
             if self.wishes.is_empty() {
                 continue;
             }
+            let begin = Instant::now();
             self.pair.start();
-            match self.pair.finish() {
-                Ok(()) => self.answer_done(),
-                Err(error) => return self.give_up(error),
+            if let Err(error) = self.pair.finish() {
+                return self.give_up(error);
             }
+            self.pair.took(begin.elapsed());
+            self.answer_done();
             self.count();
         }
     }
@@ -151,7 +154,7 @@ impl Owner {
             Message::Wish(wish) => {
                 // A sequence that has moved on no longer wants its old wish.
                 self.drop_wish(wish.sequence);
-                self.pair.push(wish.sequence, &wish.history, 1);
+                self.pair.push(wish.sequence, &wish.history, [1, 1]);
                 self.wishes.push(wish);
             }
             Message::Remove(sequence) => {

@@ -1,4 +1,4 @@
-//! llama.cpp's own samplers, behind the shift: penalties, temperature, top-k, top-p, min-p, draw.
+//! llama.cpp's own samplers, behind the shift: penalties, temperature, top-k, top-p, min-p.
 
 use super::{log, sys};
 use crate::combine;
@@ -20,7 +20,7 @@ pub struct SamplerOptions {
     /// Divides the logits of tokens among the last 64; 1: none.
     pub repeat_penalty: f32,
     /// Seed of the draws.
-    pub seed: u32,
+    pub seed: u64,
 }
 
 impl Default for SamplerOptions {
@@ -47,10 +47,12 @@ impl SamplerOptions {
     }
 }
 
-/// Chooses tokens for one sequence.
+/// What the options make of logits, for one sequence: penalties know what it has read.
 pub struct Sampler {
-    /// `None`: the most likely token, no chain needed.
+    /// `None`: nothing to do, and the most likely token is taken.
     chain: Option<NonNull<sys::llama_sampler>>,
+    greedy: bool,
+    penalises: bool,
     candidates: Vec<sys::llama_token_data>,
 }
 
@@ -67,11 +69,13 @@ impl Sampler {
     pub fn new(options: &SamplerOptions, vocab: usize) -> Result<Self> {
         options.check()?;
         log::init();
-        let greedy = options.temperature == 0.0;
-        if greedy && options.repeat_penalty == 1.0 {
-            return Ok(Self { chain: None, candidates: Vec::new() });
-        }
-        // SAFETY: each sampler is fresh and becomes the chain's; the chain becomes ours.
+        let (greedy, penalises) = (options.temperature == 0.0, options.repeat_penalty != 1.0);
+        let chain = if greedy && !penalises { None } else { Some(Self::chain(options, vocab)?) };
+        Ok(Self { chain, greedy, penalises, candidates: Vec::new() })
+    }
+
+    fn chain(options: &SamplerOptions, vocab: usize) -> Result<NonNull<sys::llama_sampler>> {
+        // SAFETY: each sampler is fresh and becomes the chain's; the chain becomes the caller's.
         let chain = unsafe {
             let chain = sys::llama_sampler_chain_init(sys::llama_sampler_chain_default_params());
             let add = |sampler| sys::llama_sampler_chain_add(chain, sampler);
@@ -79,9 +83,7 @@ impl Sampler {
                 let repeat = options.repeat_penalty;
                 add(sys::llama_sampler_init_penalties(vocab as i32, PENALTY_WINDOW, repeat, 0.0, 0.0));
             }
-            if greedy {
-                add(sys::llama_sampler_init_greedy());
-            } else {
+            if options.temperature != 0.0 {
                 add(sys::llama_sampler_init_temp(options.temperature));
                 if options.top_k > 0 {
                     add(sys::llama_sampler_init_top_k(options.top_k.min(vocab) as i32));
@@ -92,25 +94,60 @@ impl Sampler {
                 if options.min_p > 0.0 {
                     add(sys::llama_sampler_init_min_p(options.min_p, 1));
                 }
-                add(sys::llama_sampler_init_dist(options.seed));
             }
             chain
         };
-        let chain =
-            NonNull::new(chain).ok_or_else(|| Error::engine("sampler", "llama.cpp made no sampler chain"))?;
-        Ok(Self { chain: Some(chain), candidates: Vec::with_capacity(vocab) })
+        NonNull::new(chain).ok_or_else(|| Error::engine("sampler", "llama.cpp made no sampler chain"))
     }
 
-    /// Whether it always takes the most likely token as it stands.
+    /// Whether the most likely token is always taken, after penalties.
     pub fn is_greedy(&self) -> bool {
-        self.chain.is_none()
+        self.greedy
     }
 
-    /// Chooses the next token from a row of logits, and takes note of it.
-    pub fn sample(&mut self, logits: &[f32]) -> Token {
-        let Some(chain) = self.chain else { return combine::argmax(logits) as Token };
-        self.candidates.clear();
+    /// Whether tokens read before count.
+    pub fn penalises(&self) -> bool {
+        self.penalises
+    }
+
+    /// The most likely token, after penalties.
+    pub fn most_likely(&mut self, logits: &[f32]) -> Token {
+        if self.chain.is_none() {
+            return combine::argmax(logits) as Token;
+        }
+        let by_logit = |a: &&sys::llama_token_data, b: &&sys::llama_token_data| {
+            // Of equals the first, as without a chain.
+            a.logit.total_cmp(&b.logit).then(b.id.cmp(&a.id))
+        };
+        let best = self.apply(logits).iter().filter(|c| !c.logit.is_nan()).max_by(by_logit);
+        best.map_or(0, |candidate| candidate.id as Token)
+    }
+
+    /// Writes the probability of each token, 0 for those filtered out. Where no logit is finite, the most likely token
+    /// gets all.
+    pub fn probabilities(&mut self, logits: &[f32], probabilities: &mut Vec<f32>) {
+        probabilities.clear();
+        probabilities.resize(logits.len(), 0.0);
+        let candidates = self.apply(logits);
+        let max = candidates.iter().map(|c| c.logit).fold(f32::NEG_INFINITY, f32::max);
+        let mut total = 0.0;
+        for candidate in candidates.iter().filter(|c| c.logit > f32::NEG_INFINITY) {
+            let weight = (candidate.logit - max).exp();
+            total += f64::from(weight);
+            probabilities[candidate.id as usize] = weight;
+        }
+        if total.is_finite() && total > 0.0 {
+            probabilities.iter_mut().for_each(|p| *p = (f64::from(*p) / total) as f32);
+        } else {
+            probabilities.fill(0.0);
+            probabilities[combine::argmax(logits)] = 1.0;
+        }
+    }
+
+    /// What the chain leaves of the candidates.
+    fn apply(&mut self, logits: &[f32]) -> &[sys::llama_token_data] {
         let candidate = |(id, &logit): (usize, &f32)| sys::llama_token_data { id: id as i32, logit, p: 0.0 };
+        self.candidates.clear();
         self.candidates.extend(logits.iter().enumerate().map(candidate));
         let mut array = sys::llama_token_data_array {
             data: self.candidates.as_mut_ptr(),
@@ -118,24 +155,33 @@ impl Sampler {
             selected: -1,
             sorted: false,
         };
-        // SAFETY: the array points to our candidates, which samplers reorder and shrink but never outgrow.
-        unsafe { sys::llama_sampler_apply(chain.as_ptr(), &mut array) };
-        let chosen = match usize::try_from(array.selected) {
-            // SAFETY: a selected index is below the array's size.
-            Ok(selected) if selected < array.size => unsafe { (*array.data.add(selected)).id as Token },
-            // No probability anywhere (all logits -inf): the least surprising is what greedy would do.
-            _ => combine::argmax(logits) as Token,
-        };
-        self.accept(chosen);
-        chosen
+        if let Some(chain) = self.chain {
+            // SAFETY: the array points to our candidates, which samplers reorder and shrink but never outgrow.
+            unsafe { sys::llama_sampler_apply(chain.as_ptr(), &mut array) };
+        }
+        &self.candidates[..array.size.min(self.candidates.len())]
     }
 
-    /// Takes note of a token that was not sampled here, such as one of the prompt: penalties count it.
+    /// Takes note of a token that the sequence has now read: penalties count it.
     pub fn accept(&mut self, token: Token) {
-        if let Some(chain) = self.chain {
+        if let Some(chain) = self.chain.filter(|_| self.penalises) {
             // SAFETY: the chain is alive.
             unsafe { sys::llama_sampler_accept(chain.as_ptr(), token as i32) };
         }
+    }
+
+    /// A sampler that has read the same and goes its own way.
+    ///
+    /// # Errors
+    /// When the engine cannot copy its chain.
+    pub fn fork(&self) -> Result<Self> {
+        let copy = |chain: NonNull<sys::llama_sampler>| {
+            // SAFETY: the chain is alive; the copy becomes ours.
+            NonNull::new(unsafe { sys::llama_sampler_clone(chain.as_ptr()) })
+                .ok_or_else(|| Error::engine("sampler", "llama.cpp cannot copy its sampler chain"))
+        };
+        let chain = self.chain.map(copy).transpose()?;
+        Ok(Self { chain, greedy: self.greedy, penalises: self.penalises, candidates: Vec::new() })
     }
 }
 

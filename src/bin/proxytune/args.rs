@@ -4,7 +4,7 @@ pub mod eval;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proxytune::backend::llama::SamplerOptions;
-use proxytune::config::Config;
+use proxytune::config::{Config, Placement, Speculate};
 use proxytune::{Error, Result};
 use std::path::PathBuf;
 
@@ -85,18 +85,44 @@ pub struct Trio {
     /// Threads for all models together [default: all cores]
     #[arg(long)]
     threads: Option<usize>,
+    /// Where the proxies run beside the host [default: auto]
+    #[arg(long, value_enum)]
+    placement: Option<PlacementFlag>,
     /// Tokens of context of each model [default: what is needed]
     #[arg(long)]
     ctx: Option<usize>,
-    /// Let the tuned proxy draft for the host
-    #[arg(long, value_name = "off|auto")]
-    speculate: Option<String>,
+    /// Let the tuned proxy draft K tokens for the host, or as many as pay [default: auto]
+    #[arg(long, value_name = "off|auto|K")]
+    speculate: Option<Speculate>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Engine {
     /// llama.cpp, compiled in
     Llama,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum PlacementFlag {
+    /// Whichever measures faster
+    Auto,
+    /// Host, tuned, untuned one after the other, each on all threads
+    InTurn,
+    /// After the host both proxies at once, each on half of the threads
+    SideBySide,
+    /// All three at once
+    Together,
+}
+
+impl From<PlacementFlag> for Placement {
+    fn from(flag: PlacementFlag) -> Self {
+        match flag {
+            PlacementFlag::Auto => Self::Auto,
+            PlacementFlag::InTurn => Self::InTurn,
+            PlacementFlag::SideBySide => Self::SideBySide,
+            PlacementFlag::Together => Self::Together,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -135,12 +161,11 @@ impl Trio {
             }
         }
         tuning.threads = self.threads.unwrap_or(tuning.threads);
+        tuning.placement = self.placement.map_or(tuning.placement, Into::into);
         if tuning.threads > 1024 {
             return Err(Error::invalid("--threads", tuning.threads, "at most 1024"));
         }
-        if let Some(speculate) = &self.speculate {
-            tuning.speculate.clone_from(speculate);
-        }
+        tuning.speculate = self.speculate.unwrap_or(tuning.speculate);
         if let Some(ctx) = self.ctx {
             (tuning.ctx, config.host.ctx) = (ctx, ctx);
         }
@@ -219,7 +244,7 @@ pub struct Sampling {
     repeat_penalty: f32,
     /// Seed of the sampling
     #[arg(long, default_value_t = 0)]
-    seed: u32,
+    seed: u64,
 }
 
 impl Sampling {

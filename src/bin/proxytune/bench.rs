@@ -57,7 +57,7 @@ fn measure(args: &Bench, config: &Config, models: &Models, sequences: usize) -> 
     let longest = PROMPT + args.tokens;
     let alone = Models { host: models.host.clone(), proxies: None };
     let decoder = |models: &Models, sequences, placement| {
-        models.decoder(config, RunOptions { sequences, longest, placement })
+        models.decoder(config, RunOptions { sequences, longest, placement, force_accept: None })
     };
     let mut host = decoder(&alone, sequences, None)?;
     let mut naive = decoder(models, 1, Some(Placement::InTurn))?;

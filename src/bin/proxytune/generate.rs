@@ -61,7 +61,7 @@ enum Show {
 fn decode(config: &Config, models: &Models, job: Job, show: Show, explain: bool) -> Result<Outcome> {
     let tokens = job.history.longest_prompt() + job.max_tokens;
     let mut decoder =
-        models.decoder(config, RunOptions { sequences: 1, longest: tokens, placement: None })?;
+        models.decoder(config, RunOptions { sequences: 1, longest: tokens, ..RunOptions::default() })?;
     let mut progress = Progress::new("reading the prompt {bar:30} {pos}/{len} tokens");
     let green = AnsiColor::Green.on_default().bold();
     let mut out = anstream::stdout().lock();

@@ -1,0 +1,222 @@
+"""Writes three GGUF models with random weights, to measure latency at real sizes without a download.
+
+    pip install -r benches/models/requirements.txt
+    python benches/models/random_trio.py OUT_DIR
+
+A host of 1.1 B parameters, shaped as TinyLlama, and two proxies of 92 M that differ in their weights only:
+host.gguf, tuned.gguf and untuned.gguf, Llama architecture, Q4_0, one vocabulary. A forward pass takes as long
+as with trained weights, but the text means nothing, and the models never agree: whatever depends on agreement,
+such as the acceptance of drafted tokens, can't be measured with them.
+"""
+
+import argparse
+import os
+from dataclasses import dataclass, replace
+from itertools import islice, product
+from math import prod, sqrt
+from pathlib import Path
+from string import ascii_lowercase
+
+import gguf
+import numpy as np
+from tqdm import tqdm
+
+VOCAB, CONTEXT, HEAD_DIM = 32_000, 2048, 64
+END = "<|endoftext|>"  # id 0
+BLOCK = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])  # of Q4_0: 32 weights, each (nibble - 8) * scale
+
+
+@dataclass(frozen=True)
+class Shape:
+    layers: int
+    width: int
+    hidden: int  # of the feed-forward layers
+    heads: int
+    kv_heads: int
+    tied: bool  # the output matrix is the token embedding
+
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Each tensor's shape, in the order of the file."""
+        kv = self.kv_heads * HEAD_DIM
+        layer = {
+            "attn_norm": (self.width,),
+            "attn_q": (self.width, self.width),
+            "attn_k": (kv, self.width),
+            "attn_v": (kv, self.width),
+            "attn_output": (self.width, self.width),
+            "ffn_norm": (self.width,),
+            "ffn_gate": (self.hidden, self.width),
+            "ffn_up": (self.hidden, self.width),
+            "ffn_down": (self.width, self.hidden),
+        }
+        tensors = {"token_embd.weight": (VOCAB, self.width)}
+        for index in range(self.layers):
+            tensors |= {f"blk.{index}.{name}.weight": shape for name, shape in layer.items()}
+        tensors["output_norm.weight"] = (self.width,)
+        if not self.tied:
+            tensors["output.weight"] = (VOCAB, self.width)
+        return tensors
+
+    def parameters(self) -> int:
+        return sum(prod(shape) for shape in self.tensors().values())
+
+
+# (host, proxy)
+FULL = (Shape(22, 2048, 5632, 32, 4, tied=False), Shape(14, 640, 2144, 10, 2, tied=True))
+SMALL = (Shape(5, 256, 704, 4, 1, tied=False), Shape(2, 64, 192, 1, 1, tied=True))
+
+
+def byte_characters() -> list[str]:
+    """The character that stands for each byte in a byte-level BPE vocabulary, as in GPT-2."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = (byte for byte in range(256) if byte not in printable)
+    table = {byte: chr(byte) for byte in printable}
+    table |= {byte: chr(256 + index) for index, byte in enumerate(others)}
+    return [table[byte] for byte in range(256)]
+
+
+def words():
+    """Made-up words, shorter ones first: each is an earlier word or a single byte, and one more letter."""
+    space = byte_characters()[ord(" ")]
+    for length in range(1, 4):
+        for start in ("", space):
+            if length > 1 or start:  # single letters are byte tokens
+                yield from (start + "".join(letters) for letters in product(ascii_lowercase, repeat=length))
+
+
+def add_tokenizer(writer: gguf.GGUFWriter) -> None:
+    """A byte-level BPE vocabulary that can spell any text."""
+    tokens = [END, *byte_characters()]
+    made_up = list(islice(words(), VOCAB - len(tokens)))
+    tokens += made_up
+    assert len(tokens) == len(set(tokens)) == VOCAB
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([gguf.TokenType.CONTROL] + [gguf.TokenType.NORMAL] * (VOCAB - 1))
+    writer.add_token_merges([f"{word[:-1]} {word[-1]}" for word in made_up])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    writer.add_pad_token_id(0)
+    writer.add_add_bos_token(False)
+
+
+def add_metadata(writer: gguf.GGUFWriter, name: str, shape: Shape) -> None:
+    writer.add_type(gguf.GGUFType.MODEL)
+    writer.add_name(f"random {name}")
+    writer.add_description("Random weights, to measure latency; its text means nothing.")
+    writer.add_size_label(f"{shape.parameters() / 1e6:.0f}M")
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_context_length(CONTEXT)
+    writer.add_embedding_length(shape.width)
+    writer.add_block_count(shape.layers)
+    writer.add_feed_forward_length(shape.hidden)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.kv_heads)
+    writer.add_key_length(HEAD_DIM)
+    writer.add_value_length(HEAD_DIM)
+    writer.add_rope_dimension_count(HEAD_DIM)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(VOCAB)
+
+
+def nibble_pairs() -> tuple[np.ndarray, float]:
+    """What a random byte becomes in a block, and the standard deviation of its two nibbles.
+
+    -8 has no counterpart among the nibbles; 0 takes its place, else the mean of the weights were not 0.
+    """
+    nibbles = np.arange(16, dtype=np.uint8)
+    nibbles[0] = 8
+    pairs = nibbles[:, None] << 4 | nibbles[None, :]
+    return pairs.reshape(256), np.std(nibbles.astype(float))
+
+
+def random_q4(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Rows of Q4_0 blocks; the standard deviation 1 / sqrt(inputs) keeps activations near 1."""
+    rows, inputs = shape
+    pairs, deviation = nibble_pairs()
+    blocks = np.empty((rows, inputs // 32), BLOCK)
+    blocks["scale"] = 1 / sqrt(inputs) / deviation
+    noise = np.frombuffer(rng.bytes(blocks["nibbles"].size), np.uint8)
+    blocks["nibbles"] = pairs[noise].reshape(blocks["nibbles"].shape)
+    return blocks.view(np.uint8)
+
+
+def random_tensor(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    return np.ones(shape, np.float32) if len(shape) == 1 else random_q4(shape, rng)
+
+
+def stored_bytes(shape: tuple[int, ...]) -> int:
+    return 4 * shape[0] if len(shape) == 1 else prod(shape) // 32 * BLOCK.itemsize
+
+
+def write_head(path: Path, name: str, shape: Shape) -> tuple[gguf.GGUFWriter, int]:
+    """Starts a file with all but the weights, and says how long the whole will be."""
+    writer = gguf.GGUFWriter(path, "llama")
+    add_metadata(writer, name, shape)
+    add_tokenizer(writer)
+    kinds = gguf.GGMLQuantizationType
+    for tensor, dims in shape.tensors().items():
+        kind = kinds.F32 if len(dims) == 1 else kinds.Q4_0
+        writer.add_tensor_info(tensor, dims, np.dtype(np.float32), stored_bytes(dims), kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    parts = [path.stat().st_size, *map(stored_bytes, shape.tensors().values())]
+    return writer, sum(writer.ggml_pad(size, writer.data_alignment) for size in parts)
+
+
+def write_model(path: Path, shape: Shape, seed: int) -> None:
+    """Writes one model; the file appears under its name only when it is whole."""
+    temporary = path.with_suffix(".tmp")
+    writer, size = write_head(temporary, path.stem, shape)
+    summary = f"{path}: {shape.parameters() / 1e6:.1f} M parameters, {size / 1e6:.1f} MB"
+    if path.exists() and path.stat().st_size == size:
+        writer.close()
+        temporary.unlink()
+        print(f"{summary}, already there")
+        return
+    rng = np.random.default_rng(seed)
+    # One tensor in memory at a time.
+    for dims in tqdm(shape.tensors().values(), desc=path.name, unit="tensor", leave=False):
+        writer.write_tensor_data(random_tensor(dims, rng))
+    writer.close()
+    assert temporary.stat().st_size == size
+    os.replace(temporary, path)
+    print(summary)
+
+
+def positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Writes host.gguf, tuned.gguf and untuned.gguf: models with random weights, to measure latency. "
+        "Host 1.1 B parameters, proxies 92 M, together 730 MB. A file that already has the right size is kept.",
+    )
+    parser.add_argument("out_dir", metavar="OUT_DIR", type=Path, help="folder for the files; made where it lacks")
+    parser.add_argument("--small", action="store_true", help="a host of 20 M and proxies of 2 M, for a quick try")
+    parser.add_argument(
+        "--scale", type=positive, default=1.0, metavar="X",
+        help="times as many layers, in all three models, at least one each (default: %(default)s)",
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    shapes = SMALL if args.small else FULL
+    host, proxy = (replace(shape, layers=max(1, round(shape.layers * args.scale))) for shape in shapes)
+    for seed, (name, shape) in enumerate((("host", host), ("tuned", proxy), ("untuned", proxy))):
+        write_model(args.out_dir / f"{name}.gguf", shape, seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+//! How many tokens to draft before the host looks at them.
+//!
+//! A draft of `k` tokens for each of `n` sequences costs `k` passes of the tuned proxy and makes the pass that checks
+//! it longer: `n * (k + 1)` positions of host and untuned proxy instead of `n`. It brings as many tokens as are accepted
+//! in a row. Both are measured as decoding goes on, and a draft grows as long as a further token brings more tokens a
+//! second than decoding makes at its best.
+
+use super::cost::CostTable;
+use crate::config::Speculate;
+use std::time::Duration;
+
+/// No draft is longer.
+pub const LONGEST: usize = 16;
+
+/// Steps without a draft after which one is made all the same, to see whether it would pay by now.
+const PROBE: u32 = 128;
+
+/// Judgements after which an older one counts half.
+const HALF_LIFE: f64 = 200.0;
+
+/// Confidences are told apart in so many classes.
+const CLASSES: usize = 8;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct DraftLength {
+    mode: Speculate,
+    /// By positions checked.
+    check: CostTable,
+    /// By sequences drafted for.
+    draft: CostTable,
+    all: Share,
+    by_confidence: [Share; CLASSES],
+    plain_steps: u32,
+}
+
+/// How often something happened of late.
+#[derive(Debug, Clone, Copy)]
+struct Share {
+    happened: f64,
+    seen: f64,
+}
+
+impl Share {
+    fn value(self) -> f64 {
+        self.happened / self.seen
+    }
+
+    fn record(&mut self, happened: bool) {
+        let keep = 0.5f64.powf(1.0 / HALF_LIFE);
+        self.happened = self.happened * keep + f64::from(u8::from(happened));
+        self.seen = self.seen * keep + 1.0;
+    }
+}
+
+impl DraftLength {
+    pub(super) fn new(mode: Speculate) -> Self {
+        // What small drafters reach, until something was seen: it counts as much as the number of tokens says.
+        let guess = |share: f64, tokens: f64| Share { happened: share * tokens, seen: tokens };
+        // A drafter is right about as often as it thinks, until it is seen to err.
+        let by_confidence = std::array::from_fn(|class| guess((class as f64 + 0.5) / CLASSES as f64, 2.0));
+        Self {
+            mode,
+            check: CostTable::default(),
+            draft: CostTable::default(),
+            all: guess(0.7, 4.0),
+            by_confidence,
+            plain_steps: 0,
+        }
+    }
+
+    /// Takes note of a pass of the tuned proxy that drafted a token for each of so many sequences.
+    pub(super) fn drafted(&mut self, sequences: usize, time: Duration) {
+        self.draft.record(sequences, time);
+    }
+
+    /// Takes note of a step's passes over all models, drafts checked, and of how many positions there were.
+    pub(super) fn checked(&mut self, sequences: usize, positions: usize, time: Duration) {
+        self.check.record(positions, time);
+        self.plain_steps = if positions > sequences { 0 } else { self.plain_steps + 1 };
+    }
+
+    /// Takes note of a drafted token's fate; `confidence` is how likely the drafter thought it.
+    pub(super) fn judged(&mut self, confidence: f32, accepted: bool) {
+        self.all.record(accepted);
+        self.by_confidence[class(confidence)].record(accepted);
+    }
+
+    /// How likely a drafted token will be accepted.
+    pub(super) fn chance(&self, confidence: f32) -> f64 {
+        self.by_confidence[class(confidence)].value()
+    }
+
+    /// Whether to draft a further token for each of `sequences`, after `length` ones. `reach` adds up, over the
+    /// sequences, how likely all tokens drafted so far will be accepted.
+    pub(super) fn goes_on(&self, sequences: usize, length: usize, reach: f64) -> bool {
+        match self.mode {
+            Speculate::Off => false,
+            Speculate::Tokens(tokens) => length < usize::from(tokens),
+            Speculate::Auto => {
+                length < LONGEST
+                    && (self.probes(sequences, length)
+                        || self.gains(sequences, length, reach).unwrap_or(false))
+            }
+        }
+    }
+
+    /// Once in a while a short draft is made whatever its prospects.
+    fn probes(&self, sequences: usize, length: usize) -> bool {
+        length == 0 && self.plain_steps >= PROBE && self.check.estimate(sequences).is_some()
+    }
+
+    /// Whether some number of further tokens brings more than the best that decoding can do in the time they take.
+    fn gains(&self, sequences: usize, length: usize, reach: f64) -> Option<bool> {
+        let seconds_to = |k: usize| self.check.estimate(sequences * (k + 1));
+        let draft = self.draft.estimate(sequences).or_else(|| Some(0.3 * self.check.estimate(sequences)?))?;
+        let accepted = self.all.value();
+        let best = (0..=LONGEST)
+            .filter_map(|k| {
+                Some(sequences as f64 * run(accepted, k + 1) / (seconds_to(k)? + k as f64 * draft))
+            })
+            .fold(0.0, f64::max);
+        // Sizes are tried one by one, so that a guess about costs cannot lead far astray.
+        let tried = self.check.largest() / sequences;
+        let most = (tried.max(2) + 1).min(LONGEST);
+        let now = seconds_to(length)?;
+        let gain = |k: usize| {
+            let tokens = reach * accepted * run(accepted, k - length);
+            let seconds = seconds_to(k)? - now + (k - length) as f64 * draft;
+            Some(tokens > best * seconds)
+        };
+        Some((length + 1..=most).any(|k| gain(k).unwrap_or(false)))
+    }
+}
+
+/// `1 + a + a^2 + …`, `terms` of them: how many tokens come out when each is accepted with probability `a`.
+fn run(a: f64, terms: usize) -> f64 {
+    (0..terms).fold(0.0, |sum, _| sum * a + 1.0)
+}
+
+fn class(confidence: f32) -> usize {
+    ((confidence * CLASSES as f32) as usize).min(CLASSES - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Decodes steps in a world where a position costs `check(n)` ms, a draft pass `draft` ms, and a token is accepted
+    /// with certainty or never; returns the mean length of the last drafts.
+    fn settle(check: impl Fn(usize) -> f64, draft: f64, accepted: bool, sequences: usize) -> f64 {
+        let ms = |ms: f64| Duration::from_secs_f64(ms / 1e3);
+        let mut lengths = DraftLength::new(Speculate::Auto);
+        let mut total = 0;
+        for step in 0..1000 {
+            let (mut length, mut reach) = (0, sequences as f64);
+            while lengths.goes_on(sequences, length, reach) {
+                length += 1;
+                reach *= lengths.chance(0.6);
+                lengths.drafted(sequences, ms(draft));
+            }
+            let positions = sequences * (length + 1);
+            lengths.checked(sequences, positions, ms(check(positions)));
+            let judged = if accepted { length } else { length.min(1) };
+            (0..judged * sequences).for_each(|_| lengths.judged(0.6, accepted));
+            total += if step >= 500 { length } else { 0 };
+        }
+        total as f64 / 500.0
+    }
+
+    #[test]
+    fn drafts_stop_where_they_lose_and_are_long_where_they_cost_nothing() {
+        assert!(settle(|n| n as f64, 0.2, false, 1) < 0.05);
+        assert!(settle(|n| 10.0 + 0.01 * n as f64, 0.1, true, 1) > 12.0);
+        // A pass as dear as its positions, as with a full batch on a small machine: nothing to be gained.
+        assert!(settle(|n| n as f64, 0.2, true, 16) < 0.05);
+    }
+
+    #[test]
+    fn a_draft_ends_where_the_next_position_costs_a_step() {
+        // As a CPU's kernels: four positions for the price of two, the fifth for that of all four.
+        let tiles = |n: usize| if n <= 4 { 20.0 + n as f64 } else { 60.0 + n as f64 };
+        let length = settle(tiles, 1.0, true, 1);
+        assert!((2.9..=3.1).contains(&length), "{length}");
+    }
+
+    #[test]
+    fn a_fixed_length_is_kept_and_off_is_off() {
+        let fixed = DraftLength::new(Speculate::Tokens(2));
+        assert!(fixed.goes_on(1, 1, 0.0) && !fixed.goes_on(1, 2, 1.0));
+        assert!(!DraftLength::new(Speculate::Off).goes_on(1, 0, 1.0));
+    }
+}

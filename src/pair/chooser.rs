@@ -1,0 +1,85 @@
+//! Which of two ways to run a step is faster, found by trying both, for each size of batch.
+
+use crate::recent::Recent;
+use std::time::Duration;
+
+/// Measured steps between two trials of the way that lost.
+const PERIOD: u32 = 1024;
+
+/// See the [module](self). Ways are numbered 0 and 1.
+#[derive(Debug, Default)]
+pub(super) struct Chooser {
+    /// By the logarithm of the batch: what is right for one sequence is wrong for sixteen.
+    sizes: Vec<Choice>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Choice {
+    ways: [Recent; 2],
+    steps: u32,
+}
+
+impl Chooser {
+    /// The way to go for a batch of `size`: one not yet tried enough, else the faster one. The same at every call until
+    /// the next [`Chooser::record`].
+    pub(super) fn way(&self, size: usize) -> usize {
+        self.sizes.get(class(size)).map_or(0, Choice::way)
+    }
+
+    /// Takes note of how long a step took.
+    pub(super) fn record(&mut self, size: usize, way: usize, time: Duration) {
+        let class = class(size);
+        if self.sizes.len() <= class {
+            self.sizes.resize(class + 1, Choice::default());
+        }
+        let choice = &mut self.sizes[class];
+        choice.ways[way].push(time);
+        choice.steps += 1;
+        if choice.steps.is_multiple_of(PERIOD) {
+            choice.ways[1 - choice.way()] = Recent::default();
+        }
+    }
+}
+
+impl Choice {
+    fn way(&self) -> usize {
+        let untried = self.ways.iter().position(|times| times.held() < Recent::MOST);
+        untried.unwrap_or_else(|| usize::from(self.ways[1].median() < self.ways[0].median()))
+    }
+}
+
+fn class(size: usize) -> usize {
+    size.max(1).ilog2() as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs steps whose two ways take these milliseconds; returns how often the second was taken.
+    fn run(chooser: &mut Chooser, size: usize, ms: [u64; 2], steps: usize) -> usize {
+        let step = |_| {
+            let way = chooser.way(size);
+            chooser.record(size, way, Duration::from_millis(ms[way]));
+            way
+        };
+        (0..steps).map(step).sum()
+    }
+
+    #[test]
+    fn both_ways_are_tried_then_the_faster_one_is_taken() {
+        let mut chooser = Chooser::default();
+        assert_eq!(run(&mut chooser, 1, [3, 2], 100), 100 - Recent::MOST);
+        assert_eq!(run(&mut chooser, 16, [2, 3], 100), Recent::MOST);
+        assert_eq!(run(&mut chooser, 1, [3, 2], 100), 100);
+    }
+
+    #[test]
+    fn a_way_that_has_become_the_faster_one_is_found() {
+        let mut chooser = Chooser::default();
+        run(&mut chooser, 4, [3, 2], 100);
+        let steps = 2 * PERIOD as usize;
+        assert!(run(&mut chooser, 4, [1, 2], steps) < steps * 6 / 10);
+        assert_eq!(run(&mut chooser, 4, [1, 2], 100), 0);
+    }
+}

@@ -1,0 +1,49 @@
+//! Medians of the last few measurements: machines are noisy, and what was true a minute ago may no longer be.
+
+use std::time::Duration;
+
+/// The last few durations of one thing.
+#[derive(Debug, Clone, Default)]
+pub struct Recent {
+    times: [Duration; Recent::MOST],
+    count: usize,
+}
+
+impl Recent {
+    /// How many are kept.
+    pub const MOST: usize = 7;
+
+    /// Adds one; the oldest gives way.
+    pub fn push(&mut self, time: Duration) {
+        self.times[self.count % Self::MOST] = time;
+        self.count += 1;
+    }
+
+    /// How many are held.
+    pub fn held(&self) -> usize {
+        self.count.min(Self::MOST)
+    }
+
+    /// The median of those held; of an even number the lower one. `None` without any.
+    pub fn median(&self) -> Option<Duration> {
+        let mut times = self.times;
+        let times = &mut times[..self.held()];
+        times.sort_unstable();
+        times.get(times.len().saturating_sub(1) / 2).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_outlier_does_not_move_the_median_and_old_times_are_forgotten() {
+        let mut recent = Recent::default();
+        assert_eq!(recent.median(), None);
+        [5, 900, 5].iter().for_each(|&ms| recent.push(Duration::from_millis(ms)));
+        assert_eq!(recent.median(), Some(Duration::from_millis(5)));
+        [8; Recent::MOST].iter().for_each(|&ms| recent.push(Duration::from_millis(ms)));
+        assert_eq!((recent.median(), recent.held()), (Some(Duration::from_millis(8)), Recent::MOST));
+    }
+}
