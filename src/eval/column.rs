@@ -23,6 +23,17 @@ impl Column {
         models.into_iter().chain(direct).chain(alphas.iter().map(|&a| Self::Shifted(a))).collect()
     }
 
+    /// Its name for people.
+    pub fn name(self) -> String {
+        match self {
+            Self::Host => "host".into(),
+            Self::Untuned => "untuned proxy".into(),
+            Self::Tuned => "tuned proxy".into(),
+            Self::Direct => "directly tuned".into(),
+            Self::Shifted(alpha) => format!("shifted, alpha {alpha}"),
+        }
+    }
+
     /// Its name in result files.
     pub fn key(self) -> String {
         match self {

@@ -5,22 +5,39 @@
 //! alpha from the same logits. Where models write text themselves (answers, code) each alpha is decoded by itself.
 //! Finished items go to a [`Journal`], so a run that was killed goes on where it stopped.
 
+mod answers;
+mod choice;
+#[cfg(target_os = "linux")]
+mod code;
 mod column;
+#[cfg(target_os = "linux")]
+pub mod contain;
+mod generation;
 mod html;
 mod journal;
 mod likelihood;
+mod plot;
+mod prompts;
 mod reading;
 mod report;
+mod rule;
 mod setup;
 mod sweep;
 mod table;
 mod task;
 mod text;
 
+pub use answers::answers;
+pub use choice::choices;
+#[cfg(target_os = "linux")]
+pub use code::{STOPS, code};
 pub use column::Column;
+pub use generation::{GenerationOptions, Verdict};
 pub use html::html;
 pub use journal::Journal;
-pub use report::{Metric, Report, Shifted, percent};
+pub use prompts::PromptOptions;
+pub use report::{Example, Metric, Report, Shifted, percent};
+pub use rule::Rule;
 pub use setup::{Listen, Progress, Setup};
 pub use sweep::{Direct, Passage, Scorer};
 pub use task::{Ask, Choice, Items, Kind, Problem, Question, read, read_text};

@@ -65,6 +65,11 @@ impl<'a> Prompts<'a> {
         self.options.tuned_system.as_deref().or(configured.as_deref())
     }
 
+    /// Whether prompts are rendered by chat templates.
+    pub fn is_chat(&self) -> bool {
+        self.options.chat
+    }
+
     /// Whether the tuned proxy reads another prompt than the host.
     fn has_own_prompt(&self) -> bool {
         self.options.chat || self.system().is_some()
@@ -110,7 +115,7 @@ impl<'a> Prompts<'a> {
     }
 
     /// The prompt with `rest` tokens to follow, cut at its beginning where the models' contexts hold no more.
-    pub fn fit(&mut self, history: History, own: Option<Vec<Token>>, rest: usize) -> Result<History> {
+    pub fn fit(&mut self, prompt: Vec<Token>, own: Option<Vec<Token>>, rest: usize) -> Result<History> {
         let (context, whose) = self.setup.context();
         let room = context.saturating_sub(rest);
         if room < 2 {
@@ -126,7 +131,7 @@ impl<'a> Prompts<'a> {
             let kept = tokens.len() - (room - begin);
             [&tokens[..begin], &tokens[kept..]].concat()
         };
-        let host = shorten(history.prompt().to_vec());
+        let host = shorten(prompt);
         let own = own.map(&mut shorten);
         self.cut += usize::from(was_cut);
         Ok(History::new(host, own))

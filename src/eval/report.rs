@@ -1,6 +1,7 @@
 //! What came of an evaluation.
 
 use super::column::Column;
+use super::generation::Verdict;
 use serde_json::{Map, Value, json};
 
 /// A score of every column, in one unit.
@@ -117,6 +118,17 @@ impl Metric {
         if self.is_share { percent_of(score) } else { figure(score) }
     }
 
+    /// A score at an axis.
+    pub(super) fn tick(&self, score: f64) -> String {
+        if self.is_share { percent(score) } else { format!("{}", (score * 1000.0).round() / 1000.0) }
+    }
+
+    /// What an axis is called.
+    pub(super) fn axis(&self) -> String {
+        let better = if self.lower_is_better { "lower is better" } else { "higher is better" };
+        format!("{} ({better})", self.unit_in_words())
+    }
+
     /// The unit for people.
     pub fn unit_in_words(&self) -> String {
         self.unit.replace('_', " ")
@@ -159,6 +171,17 @@ fn plain(alpha: f32) -> f64 {
     alpha.to_string().parse().unwrap_or(f64::from(alpha))
 }
 
+/// An item with what was made of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Example {
+    /// What was asked.
+    pub prompt: String,
+    /// What is right; may be empty.
+    pub expected: String,
+    /// Texts by whoever wrote them.
+    pub outputs: Vec<(String, Verdict)>,
+}
+
 /// All that an evaluation has found out.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
@@ -176,6 +199,8 @@ pub struct Report {
     pub settings: Vec<(String, String)>,
     /// What a reader ought to know, such as prompts that were cut.
     pub notes: Vec<String>,
+    /// The first items.
+    pub examples: Vec<Example>,
 }
 
 impl Report {

@@ -31,6 +31,11 @@ impl History {
         &self.host[..self.prompt]
     }
 
+    /// The prompt as the tuned proxy reads it, in its own tokens, where it is another one.
+    pub fn tuned_prompt(&self) -> Option<&[Token]> {
+        self.tuned_prompt.as_deref()
+    }
+
     /// Tokens of the longer of the two prompts.
     pub fn longest_prompt(&self) -> usize {
         self.tuned_prompt.as_ref().map_or(0, Vec::len).max(self.prompt)

@@ -2,7 +2,8 @@
 
 use super::{Format, Sampling, Trio};
 use clap::Args;
-use proxytune::eval::Kind;
+use proxytune::eval::{self, GenerationOptions, Kind, PromptOptions};
+use proxytune::{Error, Result};
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
@@ -116,7 +117,7 @@ pub enum Alpha {
 impl std::str::FromStr for Alpha {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
         match text.trim() {
             "auto" => Ok(Self::Auto),
             text => text.parse().map(Self::Weight).map_err(|_| "expected a number or auto".into()),
@@ -124,7 +125,7 @@ impl std::str::FromStr for Alpha {
     }
 }
 
-fn kind(text: &str) -> Result<Kind, String> {
+fn kind(text: &str) -> std::result::Result<Kind, String> {
     let find = |kind: &Kind| kind.name() == text;
     Kind::TASKS.into_iter().find(find).ok_or_else(|| {
         let known: Vec<_> = Kind::TASKS.iter().map(|k| k.name()).collect();
@@ -133,14 +134,58 @@ fn kind(text: &str) -> Result<Kind, String> {
 }
 
 impl Eval {
+    /// How prompts are put.
+    pub fn prompts(&self) -> Result<PromptOptions> {
+        let preamble = self.preamble.as_deref().map_or(Ok(String::new()), eval::read_text)?;
+        Ok(PromptOptions { chat: self.chat, tuned_system: self.tuned_system.clone(), preamble })
+    }
+
+    /// How texts are generated, with what a kind of task needs where nothing is said.
+    pub fn generation(&self, kind: Kind) -> Result<GenerationOptions> {
+        if self.max_tokens == Some(0) {
+            return Err(Error::invalid("--max-tokens", 0, "at least 1"));
+        }
+        let (max_tokens, stops): (usize, &[&str]) = match kind {
+            Kind::Gsm8k => (256, &["\nQuestion:"]),
+            Kind::HumanEval => (512, &["\nclass", "\ndef", "\n#", "\nif", "\nprint"]),
+            _ => (64, &["\n"]),
+        };
+        // A chat model ends its answer itself.
+        let stops = if self.chat { &[] } else { stops };
+        let stops = match self.stop.is_empty() {
+            true => stops.iter().map(|s| s.to_string()).collect(),
+            false => self.stop.clone(),
+        };
+        Ok(GenerationOptions {
+            prompts: self.prompts()?,
+            sampler: self.sampling.options()?,
+            max_tokens: self.max_tokens.unwrap_or(max_tokens),
+            stops,
+            samples: if kind == Kind::HumanEval { self.code.samples } else { 1 },
+        })
+    }
+
+    /// What of it belongs into a report.
+    pub fn generation_settings(&self) -> Vec<(&'static str, String)> {
+        let mut settings = Vec::new();
+        if let Ok(sampler) = self.sampling.options() {
+            settings.push(("temperature", sampler.temperature.to_string()));
+            settings.push(("seed", sampler.seed.to_string()));
+        }
+        settings.extend(self.preamble.as_ref().map(|path| ("preamble", path.display().to_string())));
+        settings.extend(self.rule.clone().map(|rule| ("match", rule)));
+        settings.extend(self.tuned_system.clone().map(|system| ("the tuned proxy's system prompt", system)));
+        settings
+    }
+
     /// Flags that results depend on, for a journal to know them by.
-    pub fn settings(&self) -> String {
-        let Self { window, preamble, rule, max_tokens, stop, tuned_system, chat, sampling, code, .. } = self;
-        let sampling = sampling.options();
+    pub fn settings(&self) -> Result<String> {
+        let Self { window, rule, limit: _, max_tokens, stop, chat, sampling, code, .. } = self;
+        let (sampling, prompts) = (sampling.options()?, self.prompts()?);
         let Code { samples, time_limit, memory_limit, python, .. } = code;
-        format!(
-            "{window} {preamble:?} {rule:?} {max_tokens:?} {stop:?} {tuned_system:?} {chat} {sampling:?} {samples} \
-             {time_limit} {memory_limit} {python:?}"
-        )
+        Ok(format!(
+            "{window} {prompts:?} {rule:?} {max_tokens:?} {stop:?} {chat} {sampling:?} {samples} {time_limit} \
+             {memory_limit} {python:?}"
+        ))
     }
 }

@@ -8,7 +8,9 @@ use crate::args::eval::{Alpha, Eval};
 use crate::progress::{Progress, load};
 use output::{ReportFile, open_journal};
 use proxytune::config::Config;
-use proxytune::eval::{self, Items, Journal, Kind, Metric, Report, Setup};
+use proxytune::eval::{
+    self, GenerationOptions, Items, Journal, Kind, Listen, Metric, Problem, Report, Rule, Setup,
+};
 use proxytune::{Error, Result};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -61,6 +63,9 @@ pub fn run(args: &Eval) -> Result<ExitCode> {
     let task = Task::read(args)?;
     let calibration = calibration(args)?;
     let alphas = alphas(args, &config, &task)?;
+    // All that can be wrong with the flags, before hours of work.
+    args.rule.as_deref().map(Rule::parse).transpose()?;
+    args.generation(task.kind())?;
     let report_file = args.report.as_deref().map(ReportFile::open).transpose()?;
     let mut journal = open_journal(args, &config, &task)?;
     let mut setup = setup(args, config, alphas)?;
@@ -152,13 +157,89 @@ fn evaluate(
     bar: &mut Progress,
 ) -> Result<Report> {
     let source = args.source.text.as_deref().or(args.source.task.as_deref()).unwrap_or(Path::new(""));
-    let mut listen = listen(bar, "scoring");
+    let mut listen = listen(bar, if task.shares_passes() { "scoring" } else { "generating" });
     let mut report = match task {
         Task::Text(text) => eval::text(setup, text, args.window, journal, &mut listen)?,
-        Task::Items(..) => return Err(Error::invalid("--task", "a task", "--text, for now")),
+        Task::Items(_, Items::Questions(questions)) => {
+            eval::choices(setup, questions, &args.prompts()?, journal, &mut listen)?
+        }
+        Task::Items(kind, Items::Asks(asks)) => {
+            let rule = args.rule.as_deref().map_or(Ok(Rule::of(*kind)), Rule::parse)?;
+            eval::answers(setup, *kind, asks, &rule, &args.generation(*kind)?, journal, &mut listen)?
+        }
+        Task::Items(kind, Items::Problems(problems)) => {
+            code(args, setup, problems, &args.generation(*kind)?, journal, &mut listen)?
+        }
     };
     report.source = source.display().to_string();
+    report.settings = settings(args, setup);
     Ok(report)
+}
+
+#[cfg(target_os = "linux")]
+fn code(
+    args: &Eval,
+    setup: &Setup,
+    problems: &[Problem],
+    options: &GenerationOptions,
+    journal: &mut Journal,
+    listen: &mut Listen<'_>,
+) -> Result<Report> {
+    use proxytune::eval::contain::{Cell, Limits};
+    let launcher = std::env::current_exe()
+        .map_err(|e| Error::invalid("this program", e, "a path that it can be started from again"))?;
+    let time = std::time::Duration::from_secs(args.code.time_limit);
+    let limits = Limits { time, memory: args.code.memory_limit << 20, ..Limits::default() };
+    let cell = Cell { launcher, python: args.code.python.clone(), limits };
+    eval::code(setup, problems, &cell, &args.code.k, options, journal, listen)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn code(
+    _: &Eval,
+    _: &Setup,
+    _: &[Problem],
+    _: &GenerationOptions,
+    _: &mut Journal,
+    _: &mut Listen<'_>,
+) -> Result<Report> {
+    Err(Error::invalid("--task", "generated code", "Linux: nothing else contains it here"))
+}
+
+/// The part of this program that runs generated code; `None` where it was called for something else.
+#[cfg(target_os = "linux")]
+pub fn contained() -> Option<ExitCode> {
+    use proxytune::eval::contain;
+    let mut arguments = std::env::args().skip(1);
+    let (which, orders) = (arguments.next()?, arguments.next().unwrap_or_default());
+    match which.as_str() {
+        contain::KEEPER => Some(contain::keeper(&orders).into()),
+        contain::INMATE => Some(contain::inmate(&orders).into()),
+        _ => None,
+    }
+}
+
+/// What a reader of the report wants to know of how it was measured.
+fn settings(args: &Eval, setup: &Setup) -> Vec<(String, String)> {
+    let mut settings = vec![("host".into(), setup.models.host.path().display().to_string())];
+    let mut add = |name: &str, value: String| settings.push((name.into(), value));
+    if let Some([(tuned, _), (untuned, _)]) = &setup.models.proxies {
+        add("tuned proxy", tuned.path().display().to_string());
+        add("untuned proxy", untuned.path().display().to_string());
+    }
+    if let Some(direct) = &setup.direct {
+        add("directly tuned", direct.model.path().display().to_string());
+    }
+    match &args.source.text {
+        Some(_) => {
+            add("windows", format!("{} tokens, side by side; the first of each is not scored", args.window))
+        }
+        None => args.generation_settings().into_iter().for_each(|(name, value)| add(name, value)),
+    }
+    if let Some(path) = &args.calibrate {
+        add("calibrated on", path.display().to_string());
+    }
+    settings
 }
 
 fn listen<'a>(

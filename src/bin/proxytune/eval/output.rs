@@ -72,7 +72,7 @@ impl Kept {
 
 /// Opens the journal that was asked for, else one in the cache folder; a run without a cache folder goes without.
 pub fn open_journal(args: &Eval, config: &Config, task: &Task) -> Result<Kept> {
-    let header = header(args, config, task);
+    let header = header(args, config, task)?;
     let path = args
         .journal
         .clone()
@@ -105,18 +105,18 @@ fn cache() -> Option<PathBuf> {
 }
 
 /// All that results depend on, but for alphas: those are told apart within.
-fn header(args: &Eval, config: &Config, task: &Task) -> Value {
+fn header(args: &Eval, config: &Config, task: &Task) -> Result<Value> {
     let tuning = &config.proxy_tuning;
     let models = [&config.host.model, &tuning.tuned, &tuning.untuned, &args.direct];
-    json!({
+    Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "task": task.kind().name(),
         "content": format!("{:016x}", task.hash()),
         "models": models.map(|path| path.as_deref().map(identity)),
-        "settings": args.settings(),
+        "settings": args.settings()?,
         "context": [config.host.ctx, tuning.ctx],
         "tuned_prompt": [Some(&tuning.tuned_prompt.template), tuning.tuned_prompt.system.as_ref()],
-    })
+    }))
 }
 
 /// A model file without reading it all.
