@@ -1,7 +1,7 @@
 //! The report as one self-contained HTML page.
 
 use super::plot;
-use super::report::{Metric, Report, percent};
+use super::report::{Metric, PERPLEXITY, Report, percent};
 use crate::error::{Error, Result};
 use minijinja::{Environment, Value, context};
 
@@ -17,7 +17,10 @@ pub fn html(report: &Report) -> Result<String> {
     let failed = |e: minijinja::Error| Error::engine("report", format!("the page cannot be made ({e})"));
     let mut environment = Environment::new();
     environment.add_template("report.html", TEMPLATE).map_err(failed)?;
-    let metrics = report.metrics.iter().map(metric).collect::<Result<Vec<_>>>()?;
+    // Perplexity is bits per byte on another scale: a column beside it, not a plot of its own.
+    let perplexity = report.metrics.iter().find(|m| m.unit == PERPLEXITY);
+    let plotted = report.metrics.iter().filter(|m| m.unit != PERPLEXITY);
+    let metrics = plotted.map(|m| metric(m, perplexity)).collect::<Result<Vec<_>>>()?;
     let examples: Vec<Value> = report
         .examples
         .iter()
@@ -44,29 +47,34 @@ pub fn html(report: &Report) -> Result<String> {
     environment.get_template("report.html").and_then(|t| t.render(page)).map_err(failed)
 }
 
-fn metric(metric: &Metric) -> Result<Value> {
+fn metric(metric: &Metric, beside: Option<&Metric>) -> Result<Value> {
     let best = metric.best();
-    let row = |name: String, score: f64, gap: Option<f64>, class: &str| {
-        context! { name, score => metric.figure(score), gap => gap.map(percent), class }
+    let row = |name: String, score: &dyn Fn(&Metric) -> Option<f64>, gap: Option<f64>, class: &str| {
+        let figure = |m: &Metric| score(m).map(|s| m.figure(s));
+        context! { name, score => figure(metric), beside => beside.map(figure), gap => gap.map(percent), class }
     };
     let mut rows = vec![
-        row("untuned proxy".into(), metric.untuned, None, ""),
-        row("tuned proxy".into(), metric.tuned, None, ""),
-        row("host".into(), metric.host, None, ""),
+        row("untuned proxy".into(), &|m| Some(m.untuned), None, ""),
+        row("tuned proxy".into(), &|m| Some(m.tuned), None, ""),
+        row("host".into(), &|m| Some(m.host), None, ""),
     ];
-    for shifted in &metric.shifted {
+    for (i, shifted) in metric.shifted.iter().enumerate() {
         let class = match shifted {
             s if best == Some(*s) => "best",
             s if metric.is_worse(s.score, metric.host) => "worse",
             _ => "",
         };
-        rows.push(row(format!("shifted, alpha {}", shifted.alpha), shifted.score, shifted.gap_closed, class));
+        let name = format!("shifted, alpha {}", shifted.alpha);
+        rows.push(row(name, &|m| m.shifted.get(i).map(|s| s.score), shifted.gap_closed, class));
     }
-    rows.extend(metric.direct.map(|direct| row("directly tuned".into(), direct, None, "")));
+    if metric.direct.is_some() {
+        rows.push(row("directly tuned".into(), &|m| m.direct, None, ""));
+    }
     Ok(context! {
         unit => metric.unit_in_words(),
         better => if metric.lower_is_better { "lower is better" } else { "higher is better" },
         rows,
+        beside => beside.map(Metric::unit_in_words),
         has_gap => metric.direct.is_some(),
         best => best.map(|b| context! {
             alpha => b.alpha.to_string(),

@@ -38,7 +38,7 @@ pub use journal::Journal;
 pub use prompts::PromptOptions;
 pub use report::{Example, Metric, Report, Shifted, percent};
 pub use rule::Rule;
-pub use setup::{Listen, Progress, Setup};
+pub use setup::{Listen, Progress, Setup, check_alphas};
 pub use sweep::{Direct, Passage, Scorer};
 pub use task::{Ask, Choice, Items, Kind, Problem, Question, read, read_text};
 pub use text::{CALIBRATION_GRID, calibrate, text};

@@ -65,7 +65,7 @@ pub(super) fn sweep(metric: &Metric) -> Result<String> {
         let mut chart = ChartBuilder::on(&plot)
             .margin(12)
             .x_label_area_size(44)
-            .y_label_area_size(64)
+            .y_label_area_size(72)
             .build_cartesian_2d(x.clone(), y)
             .map_err(failed)?;
         mesh(&mut chart, metric)?;
@@ -78,16 +78,18 @@ pub(super) fn sweep(metric: &Metric) -> Result<String> {
         let dot = |p: &(f64, f64, Option<f64>)| Circle::new((p.0, p.1), 4, SHIFTED.filled());
         chart.draw_series(points.iter().map(dot)).map_err(failed)?;
         let gap = |p: &(f64, f64, Option<f64>)| {
-            let above = text(13, SHIFTED, Pos::new(HPos::Center, VPos::Bottom));
-            Some(EmptyElement::at((p.0, p.1)) + Text::new(percent(p.2?), (0, -8), above))
+            // Away from the host's level, which the curve is often near to.
+            let (place, by) = if p.1 < metric.host { (VPos::Top, 9) } else { (VPos::Bottom, -9) };
+            let style = text(15, SHIFTED, Pos::new(HPos::Center, place));
+            Some(EmptyElement::at((p.0, p.1)) + Text::new(percent(p.2?), (0, by), style))
         };
         chart.draw_series(points.iter().filter_map(gap)).map_err(failed)?;
         let levels: Vec<(&str, RGBColor, i32)> =
             models.iter().map(|m| (m.0, m.1, chart.backend_coord(&(x.end, m.2)).1)).collect();
         for ((name, colour, _), at) in
-            levels.iter().zip(apart(&levels.iter().map(|l| l.2).collect::<Vec<_>>(), 17))
+            levels.iter().zip(apart(&levels.iter().map(|l| l.2).collect::<Vec<_>>(), 19))
         {
-            let style = text(14, *colour, Pos::new(HPos::Left, VPos::Center));
+            let style = text(16, *colour, Pos::new(HPos::Left, VPos::Center));
             names.draw_text(name, &style, (0, at)).map_err(failed)?;
         }
         area.present().map_err(failed)?;
@@ -103,8 +105,8 @@ fn mesh(chart: &mut Chart<'_, '_>, metric: &Metric) -> Result<()> {
         .axis_style(INK)
         .x_desc("alpha")
         .y_desc(metric.axis())
-        .axis_desc_style(("system-ui, sans-serif", 15).into_font().color(&INK))
-        .label_style(("system-ui, sans-serif", 13).into_font().color(&INK))
+        .axis_desc_style(("system-ui, sans-serif", 16).into_font().color(&INK))
+        .label_style(("system-ui, sans-serif", 15).into_font().color(&INK))
         .x_label_formatter(&|x| format!("{}", (x * 1000.0).round() / 1000.0))
         .y_label_formatter(&|y| metric.tick(*y))
         .draw()
@@ -145,7 +147,7 @@ pub(super) fn standing(metric: &Metric) -> Result<String> {
         let height = 60 + 34 * rows.len() as u32;
         let area = SVGBackend::with_string(&mut svg, (860, height)).into_drawing_area();
         let range = padded(rows.iter().map(|r| r.2), 0.05);
-        let (left, right) = (170.0, 760.0);
+        let (left, right) = (190.0, 760.0);
         let x =
             |score: f64| (left + (score - range.start) / (range.end - range.start) * (right - left)) as i32;
         let bottom = height as i32 - 36;
@@ -157,12 +159,12 @@ pub(super) fn standing(metric: &Metric) -> Result<String> {
             let at = x(*score);
             area.draw(&PathElement::new([(host, y), (at, y)], colour.stroke_width(4))).map_err(failed)?;
             area.draw(&Circle::new((at, y), 6, colour.filled())).map_err(failed)?;
-            let name_style = text(14, INK, Pos::new(HPos::Right, VPos::Center));
+            let name_style = text(16, INK, Pos::new(HPos::Right, VPos::Center));
             area.draw_text(name, &name_style, (left as i32 - 16, y)).map_err(failed)?;
-            let figure = text(14, *colour, Pos::new(HPos::Left, VPos::Center));
+            let figure = text(16, *colour, Pos::new(HPos::Left, VPos::Center));
             area.draw_text(&metric.figure(*score), &figure, (at.max(host) + 12, y)).map_err(failed)?;
         }
-        let unit = text(14, INK, Pos::new(HPos::Center, VPos::Center));
+        let unit = text(16, INK, Pos::new(HPos::Center, VPos::Center));
         area.draw_text(&metric.axis(), &unit, (((left + right) / 2.0) as i32, bottom + 20))
             .map_err(failed)?;
         area.present().map_err(failed)?;

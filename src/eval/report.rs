@@ -4,6 +4,9 @@ use super::column::Column;
 use super::generation::Verdict;
 use serde_json::{Map, Value, json};
 
+/// The unit of perplexity, which always stands beside bits per byte.
+pub(super) const PERPLEXITY: &str = "perplexity";
+
 /// A score of every column, in one unit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Metric {
@@ -207,7 +210,7 @@ impl Report {
     /// What ought to make a reader hesitate, over all metrics.
     pub fn warnings(&self) -> Vec<String> {
         // Perplexity says what bits per byte say.
-        self.metrics.iter().filter(|m| m.unit != "perplexity").flat_map(Metric::warnings).collect()
+        self.metrics.iter().filter(|m| m.unit != PERPLEXITY).flat_map(Metric::warnings).collect()
     }
 
     /// As one JSON object: the first metric at the top, the others below `other_metrics`.

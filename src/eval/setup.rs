@@ -92,7 +92,7 @@ impl Setup {
 ///
 /// # Errors
 /// [`Error::Invalid`] that names the value.
-pub(super) fn check_alphas(alphas: &[f32]) -> Result<()> {
+pub fn check_alphas(alphas: &[f32]) -> Result<()> {
     if alphas.is_empty() {
         return Err(Error::invalid("--alpha", "nothing", "numbers separated by commas, or auto"));
     }

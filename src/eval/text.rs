@@ -4,7 +4,7 @@
 //! predicts it; the bits of all others are divided by the bytes that they spell. Bytes, not tokens, make models of
 //! different vocabularies comparable.
 
-use super::report::{Metric, Report};
+use super::report::{Metric, PERPLEXITY, Report};
 use super::setup::{Listen, Progress, Setup, check_alphas};
 use super::sweep::{Passage, Scorer};
 use super::{Column, Journal};
@@ -54,7 +54,7 @@ pub fn text(
     let bytes = windows.bytes as f64 * std::f64::consts::LN_2;
     let metrics = vec![
         Metric::new("bits_per_byte", true, &columns, &per(&|n| n / bytes)),
-        Metric::new("perplexity", true, &columns, &per(&|n| (n / total as f64).exp())),
+        Metric::new(PERPLEXITY, true, &columns, &per(&|n| (n / total as f64).exp())),
     ];
     let size = format!("{total} tokens ({} bytes) in {} windows of {window}", windows.bytes, scores.len());
     Ok(Report { task: "text".into(), size, metrics, ..Report::default() })

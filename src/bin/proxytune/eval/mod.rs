@@ -118,12 +118,16 @@ fn alphas(args: &Eval, config: &Config, task: &Task) -> Result<Vec<f32>> {
             Alpha::Auto => None,
         })
         .collect();
-    given.iter().try_for_each(|&alpha| proxytune::config::check_alpha(alpha))?;
-    Ok(match (args.alpha.is_empty(), task.shares_passes()) {
+    let alphas = match (args.alpha.is_empty(), task.shares_passes()) {
         (true, true) => SWEEP.to_vec(),
         (true, false) => vec![config.proxy_tuning.alpha],
         (false, _) => given,
-    })
+    };
+    // Empty with `auto` alone: calibration adds one.
+    if !args.alpha.contains(&Alpha::Auto) || !alphas.is_empty() {
+        eval::check_alphas(&alphas)?;
+    }
+    Ok(alphas)
 }
 
 fn setup(args: &Eval, config: Config, alphas: Vec<f32>) -> Result<Setup> {
