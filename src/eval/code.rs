@@ -9,9 +9,6 @@ use super::setup::{Listen, Setup, check_alphas};
 use super::task::Problem;
 use crate::error::{Error, Result};
 
-/// Where a base model that goes on after the function is cut off.
-pub const STOPS: [&str; 5] = ["\nclass", "\ndef", "\n#", "\nif", "\nprint"];
-
 /// Has every column write the functions and runs their tests: pass@k for each of `ks`.
 ///
 /// # Errors

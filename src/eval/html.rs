@@ -134,7 +134,6 @@ mod tests {
         for outside in ["<script", "<link", "<img", "url(", "@import", "src="] {
             assert!(!page.contains(outside), "{outside}");
         }
-        // Addresses name the SVG namespace and link to papers, no more.
         assert!(
             page.contains("&lt;script&gt;")
                 && page.contains("&lt;file&gt;.jsonl")

@@ -51,10 +51,11 @@ impl Journal {
         file.read_to_end(&mut bytes).map_err(failed)?;
         let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1);
         let mut journal = Self { file: Some((file, path.into())), items: HashMap::new() };
-        if whole == 0 && !BEGIN.starts_with(&bytes[..bytes.len().min(BEGIN.len())]) {
+        // Nothing of a file that is not ours is touched.
+        if !bytes.starts_with(BEGIN) && !BEGIN.starts_with(&bytes) {
             return Err(foreign(path));
         }
-        let whole = if fresh && bytes.starts_with(BEGIN) { 0 } else { whole };
+        let whole = if fresh { 0 } else { whole };
         journal.cut(whole)?;
         if whole == 0 {
             journal.write(&json!({ "journal": header }))?;
@@ -195,10 +196,12 @@ mod tests {
         drop(Journal::open(&path, &json!({ "seed": 1 }), false).unwrap());
         let error = Journal::open(&path, &json!({ "seed": 2 }), false).unwrap_err().to_string();
         assert!(error.contains("seed was 1, now 2"), "{error}");
-        for foreign in ["my notes\n", "my notes", "{\"a\": 1}\n"] {
+        for foreign in ["my notes\n", "my notes", "my\nnotes", "{\"a\": 1}\n"] {
             std::fs::write(&path, foreign).unwrap();
-            let error = Journal::open(&path, &json!({ "seed": 1 }), false).unwrap_err().to_string();
-            assert!(error.contains("line 1") || error.contains("not a journal"), "{error}");
+            for fresh in [false, true] {
+                let error = Journal::open(&path, &json!({ "seed": 1 }), fresh).unwrap_err().to_string();
+                assert!(error.contains("not a journal"), "{error}");
+            }
             assert_eq!(std::fs::read_to_string(&path).unwrap(), foreign);
         }
         std::fs::write(&path, "{\"journal\":{\"seed\":1}}\nbroken\n{\"key\":\"a\",\"item\":1}\n").unwrap();

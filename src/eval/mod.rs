@@ -30,7 +30,7 @@ mod text;
 pub use answers::answers;
 pub use choice::choices;
 #[cfg(target_os = "linux")]
-pub use code::{STOPS, code};
+pub use code::code;
 pub use column::Column;
 pub use generation::{GenerationOptions, Verdict};
 pub use html::html;

@@ -36,6 +36,24 @@ impl Kind {
         }
     }
 
+    /// Most tokens that an item needs, as a rule.
+    pub fn max_tokens(self) -> usize {
+        match self {
+            Self::Gsm8k => 256,
+            Self::HumanEval => 512,
+            _ => 64,
+        }
+    }
+
+    /// Where a base model, which never ends by itself, goes on to the next item.
+    pub fn stops(self) -> &'static [&'static str] {
+        match self {
+            Self::Gsm8k => &["\nQuestion:"],
+            Self::HumanEval => &["\nclass", "\ndef", "\n#", "\nif", "\nprint"],
+            _ => &["\n"],
+        }
+    }
+
     /// The kind that a record's fields speak of.
     fn of(record: &Value) -> Option<Self> {
         let has = |field: &str| record.get(field).is_some();

@@ -145,13 +145,8 @@ impl Eval {
         if self.max_tokens == Some(0) {
             return Err(Error::invalid("--max-tokens", 0, "at least 1"));
         }
-        let (max_tokens, stops): (usize, &[&str]) = match kind {
-            Kind::Gsm8k => (256, &["\nQuestion:"]),
-            Kind::HumanEval => (512, &["\nclass", "\ndef", "\n#", "\nif", "\nprint"]),
-            _ => (64, &["\n"]),
-        };
         // A chat model ends its answer itself.
-        let stops = if self.chat { &[] } else { stops };
+        let stops = if self.chat { &[] } else { kind.stops() };
         let stops = match self.stop.is_empty() {
             true => stops.iter().map(|s| s.to_string()).collect(),
             false => self.stop.clone(),
@@ -159,7 +154,7 @@ impl Eval {
         Ok(GenerationOptions {
             prompts: self.prompts()?,
             sampler: self.sampling.options()?,
-            max_tokens: self.max_tokens.unwrap_or(max_tokens),
+            max_tokens: self.max_tokens.unwrap_or(kind.max_tokens()),
             stops,
             samples: if kind == Kind::HumanEval { self.code.samples } else { 1 },
         })

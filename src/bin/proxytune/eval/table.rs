@@ -52,7 +52,10 @@ fn rows(report: &Report, first: &Metric) -> Vec<Row> {
         } else {
             (Style::new(), "")
         };
-        let name = format!("shifted, alpha {}{mark}", shifted.alpha);
+        let calibrated =
+            report.calibration.as_ref().and_then(Metric::best).map(|b| b.alpha) == Some(shifted.alpha);
+        let calibrated = if calibrated { " (calibrated)" } else { "" };
+        let name = format!("shifted, alpha {}{calibrated}{mark}", shifted.alpha);
         add(name, &|m| m.shifted.get(i).map(|s| s.score), shifted.gap_closed, style);
     }
     if first.direct.is_some() {
