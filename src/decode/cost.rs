@@ -30,6 +30,11 @@ impl CostTable {
         }
     }
 
+    /// How many passes over exactly so many positions are remembered.
+    pub(super) fn seen(&self, positions: usize) -> usize {
+        self.0.get(&positions).map_or(0, Recent::held)
+    }
+
     /// The largest number of positions seen.
     pub(super) fn largest(&self) -> usize {
         self.0.keys().next_back().copied().unwrap_or(0)

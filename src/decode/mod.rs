@@ -122,8 +122,8 @@ impl Decoder {
             }
             if let Some(pair) = self.pair.as_mut().filter(|_| !first) {
                 pair.took(step.elapsed());
-                self.lengths.checked(self.work.len(), self.work.wanted(), step.elapsed());
             }
+            let after_prompt = !first;
             if first {
                 first = false;
                 let prefill = begin.elapsed();
@@ -132,6 +132,9 @@ impl Decoder {
             }
             if self.choose(&mut running, explain, listen).is_break() {
                 break;
+            }
+            if after_prompt {
+                self.lengths.checked(self.work.len(), self.work.wanted(), step.elapsed());
             }
         }
         let spent = self.clock() - clock;

@@ -6,6 +6,9 @@ use std::time::Duration;
 /// Measured steps between two trials of the way that lost.
 const PERIOD: u32 = 1024;
 
+/// The second way must be faster by this factor: what looks like less is noise.
+const CLEARLY: f64 = 1.04;
+
 /// See the [module](self). Ways are numbered 0 and 1.
 #[derive(Debug, Default)]
 pub(super) struct Chooser {
@@ -44,7 +47,9 @@ impl Chooser {
 impl Choice {
     fn way(&self) -> usize {
         let untried = self.ways.iter().position(|times| times.held() < Recent::MOST);
-        untried.unwrap_or_else(|| usize::from(self.ways[1].median() < self.ways[0].median()))
+        let [first, second] = self.ways.each_ref().map(Recent::median);
+        let clearly = || first.zip(second).is_some_and(|(first, second)| second.mul_f64(CLEARLY) < first);
+        untried.unwrap_or_else(|| usize::from(clearly()))
     }
 }
 

@@ -276,4 +276,12 @@ pub struct Bench {
     /// Rounds; the ways take turns in each, medians are over all of them
     #[arg(long, default_value_t = 5)]
     pub rounds: usize,
+    /// Prompts, one a line, \n for a line break [default: 32 made-up tokens]
+    #[arg(long, value_name = "F")]
+    pub prompt_file: Option<PathBuf>,
+    /// Accept each drafted token with this probability, whatever the models say: for timing random weights
+    #[arg(long, value_name = "P")]
+    pub force_accept: Option<f64>,
+    #[command(flatten)]
+    pub sampling: Sampling,
 }

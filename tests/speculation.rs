@@ -1,0 +1,321 @@
+//! Speculation changes how fast tokens come, never which ones: greedy the same tokens, sampled the same distribution.
+#![cfg(feature = "llama")]
+
+mod common;
+
+use common::{Case, cases, fixture_config, models, take_turns};
+use proxytune::backend::Capabilities;
+use proxytune::backend::llama::SamplerOptions;
+use proxytune::backend::toy::Toy;
+use proxytune::config::Speculate;
+use proxytune::decode::accept::{Dice, Verdict, judge};
+use proxytune::decode::{DecodeOptions, Decoder, Finish, Job, Outcome, Pieces, RunOptions};
+use proxytune::pair::{CachedModel, History, Pair, Placement, Proxy};
+use proxytune::vocab::TokenMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+const MODES: [Speculate; 5] =
+    [Speculate::Tokens(1), Speculate::Tokens(2), Speculate::Tokens(3), Speculate::Tokens(7), Speculate::Auto];
+
+fn job(case: &Case) -> Job {
+    Job {
+        history: case.history(),
+        alpha: case.alpha,
+        sampler: SamplerOptions::default(),
+        max_tokens: case.tokens.len(),
+        stops: vec![],
+        control: true,
+        ignore_end: true,
+    }
+}
+
+fn decode(speculate: Speculate, jobs: Vec<Job>) -> Vec<Outcome> {
+    let mut config = fixture_config();
+    config.proxy_tuning.speculate = speculate;
+    let run = RunOptions { sequences: jobs.len(), longest: 512, ..RunOptions::default() };
+    let mut decoder = models(&config, false).decoder(&config, run).unwrap();
+    decoder.generate(jobs, false, &mut |_| ControlFlow::Continue(())).unwrap()
+}
+
+#[test]
+fn greedy_tokens_are_the_oracles_whatever_is_drafted() {
+    let _turn = take_turns();
+    let cases = cases();
+    for mode in MODES {
+        let together = decode(mode, cases.iter().map(job).collect());
+        for (case, together) in cases.iter().zip(&together) {
+            let alone = &decode(mode, vec![job(case)])[0];
+            assert_eq!(alone.tokens, case.tokens, "{} {mode:?}", case.name);
+            assert_eq!(together.tokens, case.tokens, "{} {mode:?} in a batch", case.name);
+            assert_eq!(together.stats.unshifted, 0);
+            if mode != Speculate::Auto && case.alpha != 0.0 {
+                let stats = &alone.stats;
+                assert!(stats.accepted > 0 && stats.accepted < stats.drafted, "{stats:?}");
+                // A step brings its accepted tokens and one more; the first token comes with the prompt.
+                assert_eq!(alone.tokens.len(), 1 + alone.stats.steps + alone.stats.accepted);
+            }
+        }
+    }
+}
+
+/// Penalties see drafted tokens only once they are accepted; ends, lengths and stop strings cut a draft short.
+#[test]
+fn penalties_stops_and_anti_tuning_give_the_same_text_with_and_without_drafts() {
+    let _turn = take_turns();
+    let cases = cases();
+    let plain = decode(Speculate::Off, vec![job(&cases[0])]);
+    let middle = plain[0].text.char_indices().nth(plain[0].text.chars().count() / 2).unwrap().0;
+    let stop = plain[0].text[middle..].chars().take(3).collect::<String>();
+    let variants: [fn(Job) -> Job; 5] = [
+        |job| Job { sampler: SamplerOptions { repeat_penalty: 1.3, ..job.sampler }, ..job },
+        |job| Job { alpha: -0.8, ..job },
+        |job| Job { alpha: 0.0, ..job },
+        |job| Job { max_tokens: 5, ..job },
+        |job| Job { ignore_end: false, ..job },
+    ];
+    let mut jobs: Vec<Job> =
+        variants.iter().flat_map(|change| cases.iter().take(4).map(|case| change(job(case)))).collect();
+    jobs.push(Job { stops: vec![stop], ..job(&cases[0]) });
+    let plain = decode(Speculate::Off, jobs.clone());
+    let drafted = decode(Speculate::Tokens(3), jobs);
+    for (plain, drafted) in plain.iter().zip(&drafted) {
+        assert_eq!(plain.tokens, drafted.tokens);
+        assert_eq!(plain.text, drafted.text);
+        assert_eq!(matches!(plain.finish, Finish::Stop), matches!(drafted.finish, Finish::Stop));
+    }
+    assert!(matches!(drafted.last().unwrap().finish, Finish::Stop));
+}
+
+// From here on models are toys, small enough to know every distribution exactly.
+
+const VOCAB: usize = 8;
+const PROMPT: [u32; 3] = [1, 5, 2];
+const TOKENS: usize = 3;
+const ALPHA: f32 = 0.7;
+
+struct NoText;
+
+impl Pieces for NoText {
+    fn is_end(&self, _: u32) -> bool {
+        false
+    }
+    fn piece(&self, _: u32, _: bool) -> Vec<u8> {
+        vec![]
+    }
+}
+
+struct Toys {
+    host: Toy,
+    tuned: Toy,
+    untuned: Toy,
+}
+
+impl Toys {
+    fn new(slots: usize) -> Self {
+        let toy = |seed| {
+            let capabilities =
+                Capabilities { slots, context: 32, batch: 4096, vocab: VOCAB, truncate: true, fork: true };
+            Toy::new(capabilities, seed)
+        };
+        // With the host's own seed for a proxy, drafts are neither always right nor always wrong.
+        Self { host: toy(1), tuned: toy(1), untuned: toy(3) }
+    }
+
+    fn decoder(&self, speculate: Speculate) -> Decoder {
+        let model = |name: &str, toy: &Toy| CachedModel::new(name, toy.clone());
+        let proxy = |name, toy| Proxy { model: model(name, toy), map: TokenMap::identity(VOCAB) };
+        let pair = Pair::new(proxy("tuned", &self.tuned), proxy("untuned", &self.untuned), Placement::InTurn);
+        let options = DecodeOptions { speculate, ..DecodeOptions::default() };
+        Decoder::new(Arc::new(NoText), model("host", &self.host), Some(pair.unwrap()), options)
+    }
+
+    /// The exact distribution of the token after `history`, worked out from the definition.
+    fn exact(&self, history: &[u32], alpha: f32, options: &SamplerOptions) -> Vec<f64> {
+        let [h, t, u] = [&self.host, &self.tuned, &self.untuned].map(|toy| toy.logits_after(history));
+        let logit = |i: usize| f64::from(h[i] + alpha * (t[i] - u[i])) / f64::from(options.temperature);
+        let mut order: Vec<(usize, f64)> = (0..VOCAB).map(|i| (i, logit(i).exp())).collect();
+        order.sort_by(|a, b| b.1.total_cmp(&a.1));
+        if options.top_k > 0 {
+            order.truncate(options.top_k);
+        }
+        let total: f64 = order.iter().map(|(_, w)| w).sum();
+        let mut sum = 0.0;
+        let within = order.iter().take_while(|(_, w)| {
+            let before = sum;
+            sum += w / total;
+            before < f64::from(options.top_p)
+        });
+        let kept = within.count();
+        order.truncate(kept);
+        let best = order[0].1;
+        order.retain(|(_, w)| *w >= f64::from(options.min_p) * best);
+        let total: f64 = order.iter().map(|(_, w)| w).sum();
+        let mut exact = vec![0.0; VOCAB];
+        order.iter().for_each(|&(i, w)| exact[i] = w / total);
+        exact
+    }
+
+    /// The exact probability of every run of tokens after the prompt.
+    fn exact_runs(&self, alpha: f32, options: &SamplerOptions) -> Vec<f64> {
+        let mut runs = vec![(PROMPT.to_vec(), 1.0)];
+        for _ in 0..TOKENS {
+            runs = runs
+                .into_iter()
+                .flat_map(|(history, p)| {
+                    let next = self.exact(&history, alpha, options);
+                    (0..VOCAB).map(move |i| ([history.as_slice(), &[i as u32]].concat(), p * next[i]))
+                })
+                .collect();
+        }
+        runs.into_iter().map(|(_, p)| p).collect()
+    }
+}
+
+/// How far counts are from their expectation, in standard deviations of Pearson's statistic (its cube root is nearly
+/// normal: Wilson and Hilferty 1931). Cells that expect few are taken together.
+fn deviation(counts: &[usize], exact: &[f64]) -> f64 {
+    let draws = counts.iter().sum::<usize>() as f64;
+    let (mut statistic, mut cells, mut rest) = (0.0, 0.0, (0.0, 0.0));
+    for (&count, &p) in counts.iter().zip(exact) {
+        let expected = p * draws;
+        assert!(p > 0.0 || count == 0, "{count} draws of something impossible");
+        if expected >= 10.0 {
+            statistic += (count as f64 - expected).powi(2) / expected;
+            cells += 1.0;
+        } else {
+            rest = (rest.0 + count as f64, rest.1 + expected);
+        }
+    }
+    if rest.1 >= 10.0 {
+        statistic += (rest.0 - rest.1).powi(2) / rest.1;
+        cells += 1.0;
+    }
+    let spread = 2.0 / (9.0 * (cells - 1.0));
+    ((statistic / (cells - 1.0)).cbrt() - (1.0 - spread)) / f64::sqrt(spread)
+}
+
+/// Chance puts a right sampler beyond this once in ten million times; seeds are fixed besides.
+const TOO_FAR: f64 = 5.2;
+
+/// Sums of the runs' cells that share their first, second or third token.
+fn marginals<T: Copy + std::iter::Sum>(runs: &[T]) -> [Vec<T>; TOKENS] {
+    std::array::from_fn(|position| {
+        let stride = VOCAB.pow((TOKENS - 1 - position) as u32);
+        let of = |token| runs.iter().enumerate().filter(move |(i, _)| i / stride % VOCAB == token);
+        (0..VOCAB).map(|token| of(token).map(|(_, &x)| x).sum()).collect()
+    })
+}
+
+/// Worst deviation of all runs and of each position's tokens.
+fn worst_deviation(counts: &[usize], exact: &[f64]) -> f64 {
+    let by_position = marginals(counts).into_iter().zip(marginals(exact)).map(|(c, e)| deviation(&c, &e));
+    by_position.fold(deviation(counts, exact), f64::max)
+}
+
+/// The same with 0.01 of probability taken from the most likely first token and given to the others.
+fn off_by_a_hundredth(exact: &[f64]) -> Vec<f64> {
+    let [first, ..] = marginals(exact);
+    let top = (0..VOCAB).max_by(|&a, &b| first[a].total_cmp(&first[b])).unwrap();
+    let stride = exact.len() / VOCAB;
+    let factor = |token| if token == top { 1.0 - 0.01 / first[top] } else { 1.0 + 0.01 / (1.0 - first[top]) };
+    exact.iter().enumerate().map(|(i, p)| p * factor(i / stride)).collect()
+}
+
+/// Counts of every run of tokens over many draws, and the share of drafts accepted.
+fn draw_runs(toys: &Toys, speculate: Speculate, options: &SamplerOptions, draws: usize) -> (Vec<usize>, f64) {
+    const AT_ONCE: usize = 64;
+    let mut decoder = toys.decoder(speculate);
+    let mut counts = vec![0; VOCAB.pow(TOKENS as u32)];
+    let (mut drafted, mut accepted) = (0, 0);
+    for round in 0..draws / AT_ONCE {
+        let job = |i| Job {
+            history: History::new(PROMPT.to_vec(), None),
+            alpha: ALPHA,
+            sampler: SamplerOptions { seed: (round * AT_ONCE + i) as u64, ..options.clone() },
+            max_tokens: TOKENS,
+            stops: vec![],
+            control: false,
+            ignore_end: true,
+        };
+        let jobs = (0..AT_ONCE).map(job).collect();
+        for outcome in decoder.generate(jobs, false, &mut |_| ControlFlow::Continue(())).unwrap() {
+            counts[outcome.tokens.iter().fold(0, |cell, &t| cell * VOCAB + t as usize)] += 1;
+            drafted += outcome.stats.drafted;
+            accepted += outcome.stats.accepted;
+        }
+    }
+    (counts, accepted as f64 / drafted.max(1) as f64)
+}
+
+fn filters() -> Vec<SamplerOptions> {
+    let options = |temperature| SamplerOptions { temperature, ..SamplerOptions::default() };
+    vec![
+        options(0.6),
+        options(1.7),
+        SamplerOptions { top_k: 6, min_p: 0.1, ..options(1.4) },
+        SamplerOptions { top_p: 0.8, ..options(1.0) },
+    ]
+}
+
+#[test]
+fn sampled_tokens_follow_the_shifted_distribution_with_and_without_drafts() {
+    let toys = Toys::new(64);
+    for options in filters() {
+        let exact = toys.exact_runs(ALPHA, &options);
+        for mode in [Speculate::Off, Speculate::Tokens(1), Speculate::Tokens(2)] {
+            let (counts, accepted) = draw_runs(&toys, mode, &options, 200_000);
+            assert!(mode == Speculate::Off || (0.2..0.95).contains(&accepted), "{accepted}");
+            let far = worst_deviation(&counts, &exact);
+            assert!(far < TOO_FAR, "{options:?} {mode:?}: {far} standard deviations");
+            let off = worst_deviation(&counts, &off_by_a_hundredth(&exact));
+            assert!(off > TOO_FAR, "{options:?} {mode:?}: blind to an error of 1 %, {off}");
+        }
+    }
+}
+
+type Judge = fn(&[f32], &[f32], u32, &mut Dice) -> Verdict;
+
+/// Draws once from `draft`, judges against `target`, and counts what comes out.
+fn counts_of(judge: Judge, target: &[f32], draft: &[f32], draws: usize) -> Vec<usize> {
+    let mut dice = Dice::new(7);
+    let mut counts = vec![0; target.len()];
+    for _ in 0..draws {
+        let drafted = dice.draw(draft.iter().copied()).unwrap();
+        let token = match judge(target, draft, drafted, &mut dice) {
+            Verdict::Accepted => drafted,
+            Verdict::Replaced(token) => token,
+        };
+        counts[token as usize] += 1;
+    }
+    counts
+}
+
+#[test]
+fn the_acceptance_rule_is_exact_and_its_wrong_versions_are_caught() {
+    let softmax = |logits: &[f32]| {
+        let weights: Vec<f32> = logits.iter().map(|x| x.exp()).collect();
+        let total: f32 = weights.iter().sum();
+        weights.into_iter().map(|w| w / total).collect::<Vec<f32>>()
+    };
+    let host = softmax(&[2.0, 1.0, 0.5, 0.0, -0.5, -1.0, 1.5, -2.0]);
+    let target = softmax(&[1.5, 1.3, 0.5, 0.4, -0.5, -1.2, 1.6, -2.5]);
+    let draft = softmax(&[1.0, 1.6, 0.1, 0.8, 0.0, -1.5, 1.4, -3.0]);
+    let exact: Vec<f64> = target.iter().map(|&p| f64::from(p)).collect();
+    let draws = 400_000;
+    let far = |judge| deviation(&counts_of(judge, &target, &draft, draws), &exact);
+    assert!(far(judge) < TOO_FAR);
+    assert!(far(|_, _, _, _| Verdict::Accepted) > TOO_FAR, "no check at all");
+    // A rejected token is replaced by a draw from the target itself.
+    let no_residual: Judge = |target, draft, drafted, dice| match judge(target, draft, drafted, dice) {
+        Verdict::Replaced(_) => Verdict::Replaced(dice.draw(target.iter().copied()).unwrap()),
+        accepted => accepted,
+    };
+    assert!(far(no_residual) > TOO_FAR, "no residual");
+    let against_host = deviation(&counts_of(judge, &host, &draft, draws), &exact);
+    assert!(against_host > TOO_FAR, "judged by the host alone");
+    // A filter that leaves one token, and one that removes all that is drafted.
+    let one = [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0];
+    assert_eq!(counts_of(judge, &one, &draft, 1000)[3], 1000);
+    assert_eq!(counts_of(judge, &one, &one, 1000)[3], 1000);
+}
