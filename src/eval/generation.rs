@@ -9,7 +9,7 @@ use super::prompts::{PromptOptions, Prompts};
 use super::setup::{Listen, Progress, Setup};
 use super::sweep::DIRECT;
 use crate::backend::llama::{LlamaModel, SamplerOptions};
-use crate::config::Speculate;
+use crate::config::{Placement, Speculate};
 use crate::decode::{Decoder, Finish, Job, Models, RunOptions};
 use crate::error::{Error, Result};
 use crate::pair::History;
@@ -189,8 +189,12 @@ fn make_decoder(
     options: &GenerationOptions,
 ) -> Result<Decoder> {
     let mut config = setup.config.clone();
-    // Drafts would make the batches depend on how fast the machine happens to be, and with them rounding.
+    // Drafts would make the passes depend on how fast the machine happens to be, and with them rounding.
     config.proxy_tuning.speculate = Speculate::Off;
+    // So would a placement chosen by measurement.
+    if config.proxy_tuning.placement == Placement::Auto && config.host.gpu_layers == 0 {
+        config.proxy_tuning.placement = Placement::InTurn;
+    }
     let proxies = match group.name {
         "host" => setup.models.proxies.clone(),
         name => {

@@ -75,7 +75,7 @@ fn metric(metric: &Metric, beside: Option<&Metric>) -> Result<Value> {
         better => if metric.lower_is_better { "lower is better" } else { "higher is better" },
         rows,
         beside => beside.map(Metric::unit_in_words),
-        has_gap => metric.direct.is_some(),
+        has_gap => metric.has_gap(),
         best => best.map(|b| context! {
             alpha => b.alpha.to_string(),
             score => metric.figure(b.score),

@@ -111,6 +111,11 @@ impl Metric {
         warnings
     }
 
+    /// Whether there is a gap to speak of.
+    pub fn has_gap(&self) -> bool {
+        self.shifted.iter().any(|s| s.gap_closed.is_some())
+    }
+
     /// Alphas, if any, at which the shifted host is worse than the host alone although another is better.
     pub fn harmful(&self) -> Vec<f32> {
         self.shifted.iter().filter(|s| self.is_worse(s.score, self.host)).map(|s| s.alpha).collect()

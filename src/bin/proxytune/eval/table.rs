@@ -33,12 +33,13 @@ pub fn print(report: &Report) {
 }
 
 fn rows(report: &Report, first: &Metric) -> Vec<Row> {
-    let titles = report.metrics.iter().map(Metric::unit_in_words).chain(["gap closed".into()]).collect();
+    let gap_title = first.has_gap().then(|| "gap closed".to_owned());
+    let titles = report.metrics.iter().map(Metric::unit_in_words).chain(gap_title.clone()).collect();
     let mut rows = vec![Row { name: String::new(), cells: titles, style: Style::new().dimmed() }];
     let mut add = |name: String, score: &dyn Fn(&Metric) -> Option<f64>, gap: Option<f64>, style: Style| {
         let cell = |m: &Metric| score(m).map(|s| m.figure(s)).unwrap_or_default();
-        let gap = gap.map(percent).unwrap_or_default();
-        rows.push(Row { name, cells: report.metrics.iter().map(cell).chain([gap]).collect(), style });
+        let gap = gap_title.as_ref().map(|_| gap.map(percent).unwrap_or_default());
+        rows.push(Row { name, cells: report.metrics.iter().map(cell).chain(gap).collect(), style });
     };
     add("untuned proxy".into(), &|m| Some(m.untuned), None, Style::new());
     add("tuned proxy".into(), &|m| Some(m.tuned), None, Style::new());
