@@ -116,11 +116,6 @@ impl Metric {
         self.shifted.iter().any(|s| s.gap_closed.is_some())
     }
 
-    /// Alphas, if any, at which the shifted host is worse than the host alone although another is better.
-    pub fn harmful(&self) -> Vec<f32> {
-        self.shifted.iter().filter(|s| self.is_worse(s.score, self.host)).map(|s| s.alpha).collect()
-    }
-
     /// A score with the digits that mean something: shares in per cent.
     pub fn figure(&self, score: f64) -> String {
         if self.is_share { percent_of(score) } else { figure(score) }
@@ -255,7 +250,6 @@ mod tests {
         let gaps: Vec<_> = m.shifted.iter().map(|s| s.gap_closed.unwrap()).collect();
         assert_eq!(gaps, [0.5, 0.75, -0.5]);
         assert_eq!(m.best().unwrap().alpha, 1.0);
-        assert_eq!(m.harmful(), [2.0]);
         assert!(m.warnings().is_empty());
         let higher = metric(false, 0.2, 0.3, Some(0.6), &[(0.5, 0.5), (1.0, 0.4)]);
         assert_eq!(higher.best().unwrap().alpha, 0.5);
