@@ -42,6 +42,17 @@ pub enum Error {
         help: String,
     },
 
+    /// A text, task or result file that cannot be read, written or made sense of.
+    #[error("{}: {what}; {help}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with line and field where there is one.
+        what: String,
+        /// What to do.
+        help: String,
+    },
+
     /// A flag, field or argument whose value cannot be used.
     #[error("{name}: got {given}, expected {expected}")]
     Invalid {
@@ -112,6 +123,11 @@ impl Error {
     /// Shorthand for [`Error::Engine`].
     pub(crate) fn engine(engine: impl Into<String>, what: impl Into<String>) -> Self {
         Self::Engine { engine: engine.into(), what: what.into() }
+    }
+
+    /// Shorthand for [`Error::File`].
+    pub fn file(path: impl Into<PathBuf>, what: impl Into<String>, help: impl Into<String>) -> Self {
+        Self::File { path: path.into(), what: what.into(), help: help.into() }
     }
 
     /// Shorthand for [`Error::Invalid`].

@@ -8,6 +8,8 @@ pub mod config;
 #[cfg(feature = "llama")]
 pub mod decode;
 pub mod error;
+#[cfg(feature = "eval")]
+pub mod eval;
 pub mod pair;
 pub mod prompt;
 mod recent;

@@ -31,6 +31,11 @@ impl History {
         &self.host[..self.prompt]
     }
 
+    /// The prompt as the tuned proxy reads it, in its own tokens, where it is another one.
+    pub fn tuned_prompt(&self) -> Option<&[Token]> {
+        self.tuned_prompt.as_deref()
+    }
+
     /// Tokens of the longer of the two prompts.
     pub fn longest_prompt(&self) -> usize {
         self.tuned_prompt.as_ref().map_or(0, Vec::len).max(self.prompt)
@@ -72,12 +77,15 @@ impl History {
 
     /// Appends what the tuned proxy reads.
     pub fn write_tuned(&self, map: &TokenMap, tokens: &mut Vec<Token>) {
+        self.write_tuned_prompt(map, tokens);
+        map.translate(self.generated(), tokens);
+    }
+
+    /// Appends the tuned proxy's form of the prompt.
+    pub fn write_tuned_prompt(&self, map: &TokenMap, tokens: &mut Vec<Token>) {
         match &self.tuned_prompt {
-            Some(prompt) => {
-                tokens.extend_from_slice(prompt);
-                map.translate(self.generated(), tokens);
-            }
-            None => map.translate(&self.host, tokens),
+            Some(prompt) => tokens.extend_from_slice(prompt),
+            None => map.translate(self.prompt(), tokens),
         }
     }
 

@@ -1,5 +1,7 @@
 //! What can be said on the command line. Flags win over the configuration file.
 
+pub mod eval;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proxytune::backend::llama::SamplerOptions;
 use proxytune::config::{Config, Placement, Speculate};
@@ -45,11 +47,26 @@ pub enum Command {
     Check(Check),
     /// Time host, naive and lockstep proxy-tuning against the bare forward passes, in one run
     Bench(Bench),
+    /// Score host, proxies and shifted host on a text or a task, over a sweep of alpha
+    Eval(Box<eval::Eval>),
 }
 
-/// Which models, from where.
+/// Models, the weight of the shift, and the form of the output.
 #[derive(Args)]
 pub struct Shared {
+    #[command(flatten)]
+    trio: Trio,
+    /// Weight of the shift [default: 1]; negative turns it round
+    #[arg(long, allow_negative_numbers = true)]
+    alpha: Option<f32>,
+    /// How results are printed
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// Which models, from where, and how they run.
+#[derive(Args)]
+pub struct Trio {
     /// Configuration file (TOML)
     #[arg(long, value_name = "F.toml")]
     config: Option<PathBuf>,
@@ -65,9 +82,6 @@ pub struct Shared {
     /// Engine that runs the host
     #[arg(long, value_enum, default_value_t = Engine::Llama)]
     engine: Engine,
-    /// Weight of the shift [default: 1]; negative turns it round
-    #[arg(long, allow_negative_numbers = true)]
-    alpha: Option<f32>,
     /// Threads for all models together [default: all cores]
     #[arg(long)]
     threads: Option<usize>,
@@ -80,9 +94,6 @@ pub struct Shared {
     /// Let the tuned proxy draft K tokens for the host, or as many as pay [default: auto]
     #[arg(long, value_name = "off|auto|K")]
     speculate: Option<Speculate>,
-    /// How results are printed
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub format: Format,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -123,6 +134,16 @@ pub enum Format {
 impl Shared {
     /// The configuration file with the flags laid over it, checked.
     pub fn config(&self) -> Result<Config> {
+        let mut config = self.trio.config()?;
+        config.proxy_tuning.alpha = self.alpha.unwrap_or(config.proxy_tuning.alpha);
+        config.check()?;
+        Ok(config)
+    }
+}
+
+impl Trio {
+    /// The configuration file with the flags laid over it, checked.
+    pub fn config(&self) -> Result<Config> {
         let mut config = match &self.config {
             Some(path) => Config::read(path)?,
             None => Config::default(),
@@ -139,7 +160,6 @@ impl Shared {
                 place.clone_from(flag);
             }
         }
-        tuning.alpha = self.alpha.unwrap_or(tuning.alpha);
         tuning.threads = self.threads.unwrap_or(tuning.threads);
         tuning.placement = self.placement.map_or(tuning.placement, Into::into);
         if tuning.threads > 1024 {

@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod check;
+mod eval;
 mod generate;
 mod progress;
 
@@ -20,6 +21,10 @@ fn interrupted() -> bool {
 }
 
 fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    if let Some(code) = eval::contained() {
+        return code;
+    }
     let cli = Cli::parse();
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(cli.log_filter()))
@@ -40,6 +45,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(args),
         Command::Check(args) => check::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Eval(args) => eval::run(args),
     };
     match outcome {
         Ok(code) => code,

@@ -25,7 +25,11 @@ impl Progress {
         let bar = self.bar.get_or_insert_with(|| {
             let style = ProgressStyle::with_template(self.template);
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+            let bar = bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            // What was done before says nothing of how long the rest takes.
+            bar.set_position(done);
+            bar.reset_eta();
+            bar
         });
         bar.set_length(total);
         bar.set_position(done);

@@ -1,0 +1,257 @@
+//! `proxytune eval`: does proxy-tuning help these models, and at which alpha?
+
+mod output;
+mod table;
+
+use crate::args::Format;
+use crate::args::eval::{Alpha, Eval};
+use crate::progress::{Progress, load};
+use output::{ReportFile, open_journal};
+use proxytune::config::Config;
+use proxytune::eval::{
+    self, GenerationOptions, Items, Journal, Kind, Listen, Metric, Problem, Report, Rule, Setup,
+};
+use proxytune::{Error, Result};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Weights of a sweep that shares its forward passes.
+const SWEEP: [f32; 6] = [0.25, 0.5, 0.75, 1.0, 1.5, 2.0];
+
+/// What is scored.
+enum Task {
+    Text(String),
+    Items(Kind, Items),
+}
+
+impl Task {
+    fn read(args: &Eval) -> Result<Self> {
+        match (&args.source.text, &args.source.task) {
+            (Some(path), _) => eval::read_text(path).map(Self::Text),
+            (None, Some(path)) => {
+                let (kind, items) = eval::read(path, args.kind, args.limit)?;
+                Ok(Self::Items(kind, items))
+            }
+            (None, None) => Err(Error::invalid("eval", "nothing to score", "--text or --task")),
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Text(_) => Kind::Text,
+            Self::Items(kind, _) => *kind,
+        }
+    }
+
+    /// A hash of all that is scored.
+    fn hash(&self) -> u64 {
+        match self {
+            Self::Text(text) => output::hash(text),
+            Self::Items(_, items) => output::hash(items),
+        }
+    }
+
+    /// Whether every alpha comes from the same forward passes.
+    fn shares_passes(&self) -> bool {
+        matches!(self.kind(), Kind::Text | Kind::TruthfulQa)
+    }
+}
+
+pub fn run(args: &Eval) -> Result<ExitCode> {
+    let config = args.trio.config()?;
+    let task = Task::read(args)?;
+    let calibration = calibration(args)?;
+    let alphas = alphas(args, &config, &task)?;
+    // All that can be wrong with the flags, before hours of work.
+    args.rule.as_deref().map(Rule::parse).transpose()?;
+    args.generation(task.kind())?;
+    let report_file = args.report.as_deref().map(ReportFile::open).transpose()?;
+    let mut journal = open_journal(args, &config, &task)?;
+    let mut setup = setup(args, config, alphas)?;
+    let mut bar = Progress::new("{msg:<11} {bar:30} {pos}/{len}  {eta} left");
+    let calibration = match &calibration {
+        Some(text) => Some(calibrate(&mut setup, text, args.window, &mut bar)?),
+        None => None,
+    };
+    let outcome = evaluate(args, &setup, &task, &mut journal.journal, &mut bar);
+    bar.clear();
+    if let (Err(Error::Interrupted), Some(path)) = (&outcome, journal.path()) {
+        anstream::eprintln!(
+            "what is finished is kept in {}: the same command goes on from there",
+            path.display()
+        );
+    }
+    let mut report = outcome?;
+    report.calibration = calibration;
+    if let Some(file) = report_file {
+        file.write(&report)?;
+    }
+    match args.format {
+        Format::Json => anstream::println!("{}", report.json()),
+        Format::Text => table::print(&report),
+    }
+    journal.finish();
+    Ok(ExitCode::SUCCESS)
+}
+
+fn calibration(args: &Eval) -> Result<Option<String>> {
+    match (args.alpha.contains(&Alpha::Auto), &args.calibrate) {
+        (true, Some(path)) => eval::read_text(path).map(Some),
+        (true, None) => Err(Error::invalid(
+            "--alpha",
+            "auto without --calibrate",
+            "--calibrate with a text to choose alpha on",
+        )),
+        (false, Some(path)) => Err(Error::invalid("--calibrate", path.display(), "--alpha auto beside it")),
+        (false, None) => Ok(None),
+    }
+}
+
+/// The weights given; those that cost next to nothing where none are.
+fn alphas(args: &Eval, config: &Config, task: &Task) -> Result<Vec<f32>> {
+    let given: Vec<f32> = args
+        .alpha
+        .iter()
+        .filter_map(|a| match a {
+            Alpha::Weight(alpha) => Some(*alpha),
+            Alpha::Auto => None,
+        })
+        .collect();
+    let alphas = match (args.alpha.is_empty(), task.shares_passes()) {
+        (true, true) => SWEEP.to_vec(),
+        (true, false) => vec![config.proxy_tuning.alpha],
+        (false, _) => given,
+    };
+    // Empty with `auto` alone: calibration adds one.
+    if !args.alpha.contains(&Alpha::Auto) || !alphas.is_empty() {
+        eval::check_alphas(&alphas)?;
+    }
+    Ok(alphas)
+}
+
+fn setup(args: &Eval, config: Config, alphas: Vec<f32>) -> Result<Setup> {
+    let models = load(&config, false)?;
+    let mut progress = Progress::new("loading directly tuned model {bar:30} {percent:>3} %");
+    let direct = match &args.direct {
+        Some(path) => Some(Setup::load_direct(path, &config, &models.host, &mut |share| {
+            progress.set((share * 1000.0) as u64, 1000, "");
+            !crate::interrupted()
+        })?),
+        None => None,
+    };
+    Ok(Setup { config, models, direct, alphas })
+}
+
+/// Chooses alpha and adds it to the sweep.
+fn calibrate(setup: &mut Setup, text: &str, window: usize, bar: &mut Progress) -> Result<Metric> {
+    let metric = eval::calibrate(setup, text, window, &mut listen(bar, "calibrating"))?;
+    let best = metric.best().ok_or(Error::Interrupted)?.alpha;
+    if !setup.alphas.contains(&best) {
+        setup.alphas.insert(0, best);
+    }
+    Ok(metric)
+}
+
+fn evaluate(
+    args: &Eval,
+    setup: &Setup,
+    task: &Task,
+    journal: &mut Journal,
+    bar: &mut Progress,
+) -> Result<Report> {
+    let source = args.source.text.as_deref().or(args.source.task.as_deref()).unwrap_or(Path::new(""));
+    let mut listen = listen(bar, if task.shares_passes() { "scoring" } else { "generating" });
+    let mut report = match task {
+        Task::Text(text) => eval::text(setup, text, args.window, journal, &mut listen)?,
+        Task::Items(_, Items::Questions(questions)) => {
+            eval::choices(setup, questions, &args.prompts()?, journal, &mut listen)?
+        }
+        Task::Items(kind, Items::Asks(asks)) => {
+            let rule = args.rule.as_deref().map_or(Ok(Rule::of(*kind)), Rule::parse)?;
+            eval::answers(setup, *kind, asks, &rule, &args.generation(*kind)?, journal, &mut listen)?
+        }
+        Task::Items(kind, Items::Problems(problems)) => {
+            code(args, setup, problems, &args.generation(*kind)?, journal, &mut listen)?
+        }
+    };
+    report.source = source.display().to_string();
+    report.settings = settings(args, setup);
+    Ok(report)
+}
+
+#[cfg(target_os = "linux")]
+fn code(
+    args: &Eval,
+    setup: &Setup,
+    problems: &[Problem],
+    options: &GenerationOptions,
+    journal: &mut Journal,
+    listen: &mut Listen<'_>,
+) -> Result<Report> {
+    use proxytune::eval::contain::{Cell, Limits};
+    let launcher = std::env::current_exe()
+        .map_err(|e| Error::invalid("this program", e, "a path that it can be started from again"))?;
+    let time = std::time::Duration::from_secs(args.code.time_limit);
+    let limits = Limits { time, memory: args.code.memory_limit << 20, ..Limits::default() };
+    let cell = Cell { launcher, python: args.code.python.clone(), limits };
+    eval::code(setup, problems, &cell, &args.code.k, options, journal, listen)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn code(
+    _: &Eval,
+    _: &Setup,
+    _: &[Problem],
+    _: &GenerationOptions,
+    _: &mut Journal,
+    _: &mut Listen<'_>,
+) -> Result<Report> {
+    Err(Error::invalid("--task", "generated code", "Linux: nothing else contains it here"))
+}
+
+/// The part of this program that runs generated code; `None` where it was called for something else.
+#[cfg(target_os = "linux")]
+pub fn contained() -> Option<ExitCode> {
+    use proxytune::eval::contain;
+    let mut arguments = std::env::args().skip(1);
+    let (which, orders) = (arguments.next()?, arguments.next().unwrap_or_default());
+    match which.as_str() {
+        contain::KEEPER => Some(contain::keeper(&orders).into()),
+        contain::INMATE => Some(contain::inmate(&orders).into()),
+        _ => None,
+    }
+}
+
+/// What a reader of the report wants to know of how it was measured.
+fn settings(args: &Eval, setup: &Setup) -> Vec<(String, String)> {
+    let mut settings = vec![("host".into(), setup.models.host.path().display().to_string())];
+    let mut add = |name: &str, value: String| settings.push((name.into(), value));
+    if let Some([(tuned, _), (untuned, _)]) = &setup.models.proxies {
+        add("tuned proxy", tuned.path().display().to_string());
+        add("untuned proxy", untuned.path().display().to_string());
+    }
+    if let Some(direct) = &setup.direct {
+        add("directly tuned", direct.model.path().display().to_string());
+    }
+    match &args.source.text {
+        Some(_) => {
+            add("windows", format!("{} tokens, side by side; the first of each is not scored", args.window))
+        }
+        None => args.generation_settings().into_iter().for_each(|(name, value)| add(name, value)),
+    }
+    if let Some(path) = &args.calibrate {
+        add("calibrated on", path.display().to_string());
+    }
+    settings
+}
+
+fn listen<'a>(
+    bar: &'a mut Progress,
+    message: &'static str,
+) -> impl FnMut(eval::Progress) -> ControlFlow<()> + 'a {
+    move |progress| {
+        bar.set(progress.done, progress.total, message);
+        if crate::interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}

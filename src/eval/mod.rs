@@ -1,0 +1,44 @@
+//! Does proxy-tuning help these models: host, proxies, shifted host and a directly tuned host side by side, on texts and
+//! on tasks, over a sweep of alpha.
+//!
+//! Where the text is given (bits per byte, multiple choice) [`Scorer`] runs each model once over it and scores every
+//! alpha from the same logits. Where models write text themselves (answers, code) each alpha is decoded by itself.
+//! Finished items go to a [`Journal`], so a run that was killed goes on where it stopped.
+
+mod answers;
+mod choice;
+#[cfg(target_os = "linux")]
+mod code;
+mod column;
+#[cfg(target_os = "linux")]
+pub mod contain;
+mod generation;
+mod html;
+mod journal;
+mod likelihood;
+mod plot;
+mod prompts;
+mod reading;
+mod report;
+mod rule;
+mod setup;
+mod sweep;
+mod table;
+mod task;
+mod text;
+
+pub use answers::answers;
+pub use choice::choices;
+#[cfg(target_os = "linux")]
+pub use code::code;
+pub use column::Column;
+pub use generation::{GenerationOptions, Verdict};
+pub use html::html;
+pub use journal::Journal;
+pub use prompts::PromptOptions;
+pub use report::{Example, Metric, Report, Shifted, percent};
+pub use rule::Rule;
+pub use setup::{Listen, Progress, Setup, check_alphas};
+pub use sweep::{Direct, Passage, Scorer};
+pub use task::{Ask, Choice, Items, Kind, Problem, Question, read, read_text};
+pub use text::{CALIBRATION_GRID, calibrate, text};

@@ -1,0 +1,209 @@
+//! One pass of all models over given texts, from which every alpha is scored.
+//!
+//! The logits of host and proxies do not depend on alpha as long as the text is given, so each position is computed once
+//! by each model; an alpha costs one more softmax.
+
+use super::column::Column;
+use super::reading::Reading;
+use super::table::{Active, Segment, Side, Table};
+use crate::backend::llama::{ContextOptions, LlamaContext, LlamaModel, ThreadPool};
+use crate::config::Config;
+use crate::decode::{Models, NAMES};
+use crate::error::{Error, Result};
+use crate::pair::{CachedModel, History};
+use crate::vocab::TokenMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// Most bytes that the rows of one model may take between two passes.
+const ROW_BYTES: usize = 128 << 20;
+/// Tokens of a forward pass.
+const BATCH: usize = 512;
+
+/// The host tuned directly: the yardstick of how much proxy-tuning brings.
+pub struct Direct {
+    /// Its weights.
+    pub model: Arc<LlamaModel>,
+    /// From host tokens to its own.
+    pub map: TokenMap,
+}
+
+/// What the directly tuned model is called.
+pub(super) const DIRECT: &str = "directly tuned model";
+
+/// What the models are asked to score: the tokens after the prompt.
+pub type Passage = History;
+
+/// All models with their caches, and the alphas asked for.
+pub struct Scorer {
+    /// Host, tuned, untuned and, where there is one, the directly tuned model.
+    models: Vec<CachedModel>,
+    /// What is known of each of them, in the same order.
+    sides: Vec<Side>,
+    alphas: Vec<f32>,
+    threads: usize,
+    /// Most rows in memory at once, for each model.
+    rows: usize,
+    slots: usize,
+}
+
+impl Scorer {
+    /// Makes contexts for passages of at most `longest` tokens, prompt included.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] without proxies; when memory or threads are short.
+    pub fn new(
+        config: &Config,
+        models: &Models,
+        direct: Option<&Direct>,
+        alphas: &[f32],
+        longest: usize,
+    ) -> Result<Self> {
+        let Some([tuned, untuned]) = &models.proxies else {
+            return Err(Error::invalid("eval", "a host alone", "the three models of a trio"));
+        };
+        let tuning = &config.proxy_tuning;
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = if tuning.threads == 0 { cores() } else { tuning.threads };
+        let pool = Arc::new(ThreadPool::new(threads, 0)?);
+        let slots = (BATCH / longest.max(1)).clamp(1, tuning.slots);
+        let make = |name: &'static str, model: &Arc<LlamaModel>, map: TokenMap, ctx: usize| {
+            // A proxy that spells a token in several of its own needs some more.
+            let room = longest + longest / 8 * usize::from(!map.is_identity());
+            let context = if ctx == 0 { model.trained_context().min(room) } else { ctx };
+            let (name_in_errors, pool) = (format!("the {name}"), pool.clone());
+            let options = ContextOptions {
+                name: name_in_errors.clone(),
+                slots,
+                context,
+                batch: BATCH,
+                pool,
+                pool_alone: None,
+            };
+            let context = LlamaContext::new(model.clone(), &options)?;
+            Ok::<_, Error>((CachedModel::new(name_in_errors, context), Side::new(name, map)))
+        };
+        let identity = TokenMap::identity(models.host.vocab_len());
+        let mut all = vec![
+            make(NAMES[0], &models.host, identity, config.host.ctx)?,
+            make(NAMES[1], &tuned.0, tuned.1.clone(), tuning.ctx)?,
+            make(NAMES[2], &untuned.0, untuned.1.clone(), tuning.ctx)?,
+        ];
+        if let Some(direct) = direct {
+            all.push(make(DIRECT, &direct.model, direct.map.clone(), config.host.ctx)?);
+        }
+        let (models, sides): (Vec<_>, Vec<_>) = all.into_iter().unzip();
+        let vocab = sides.iter().map(|side| side.map.proxy_len()).max().unwrap_or(1);
+        let rows = (ROW_BYTES / 4 / vocab.max(1)).clamp(16, 4 * BATCH);
+        Ok(Self { models, sides, alphas: alphas.to_vec(), threads, rows, slots })
+    }
+
+    /// What is scored, in the order of the scores.
+    pub fn columns(&self) -> Vec<Column> {
+        Column::all(self.sides.len() > 3, &self.alphas)
+    }
+
+    /// Scores the passages. `done` is handed, for each passage once it is complete, its index and for each column the
+    /// negative log-likelihood of its tokens in nats; `listen` hears how many tokens have been scored so far.
+    ///
+    /// # Errors
+    /// When a model fails, a passage does not fit a context, `done` fails, or `listen` says stop
+    /// ([`Error::Interrupted`]).
+    pub fn score(
+        &mut self,
+        passages: &[Passage],
+        done: &mut dyn FnMut(usize, Vec<f64>) -> Result<()>,
+        listen: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut active: Vec<Active> = Vec::new();
+        let mut waiting = passages.iter().enumerate();
+        let mut scored = 0;
+        loop {
+            while active.len() < self.slots {
+                let Some((index, passage)) = waiting.next() else { break };
+                if passage.generated().is_empty() {
+                    done(index, vec![0.0; self.columns().len()])?;
+                } else {
+                    active.push(self.read(index, passage)?);
+                }
+            }
+            if active.is_empty() {
+                return Ok(());
+            }
+            let segments = self.segments(&active);
+            self.forward(&active, &segments, &mut || listen(scored))?;
+            self.add_up(&mut active, &segments)?;
+            for segment in &segments {
+                active[segment.passage].scored = segment.tokens.end;
+                scored += segment.tokens.len();
+            }
+            for a in active.extract_if(.., |a| a.scored == a.passage.generated().len()) {
+                self.models.iter_mut().for_each(|model| model.remove(a.index as u64));
+                done(a.index, a.nats)?;
+            }
+        }
+    }
+
+    fn read<'a>(&self, index: usize, passage: &'a Passage) -> Result<Active<'a>> {
+        let reading = |(which, side): (usize, &Side)| match which {
+            0 => Reading::plain(passage),
+            _ => Reading::new(passage, &side.map, which == 1),
+        };
+        let readings: Vec<Reading> = self.sides.iter().enumerate().map(reading).collect();
+        if let Some((side, _)) = self.sides.iter().zip(&readings).find(|(_, r)| r.has_no_prompt()) {
+            return Err(Error::engine(side.name, "nothing of the prompt can be spelt in its vocabulary"));
+        }
+        Ok(Active { index, passage, readings, scored: 0, nats: vec![0.0; self.columns().len()] })
+    }
+
+    /// What the next passes will compute: as much of each passage as there is room for rows.
+    fn segments(&self, active: &[Active]) -> Vec<Segment> {
+        let mut room = self.rows;
+        let mut segments = Vec::new();
+        for (passage, a) in active.iter().enumerate() {
+            let tokens = a.scored..a.passage.generated().len().min(a.scored + room);
+            room -= tokens.len();
+            if !tokens.is_empty() {
+                segments.push(Segment { passage, tokens });
+            }
+        }
+        segments
+    }
+
+    /// Runs all models, one after the other.
+    fn forward(
+        &mut self,
+        active: &[Active],
+        segments: &[Segment],
+        listen: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<()> {
+        for (which, (model, side)) in self.models.iter_mut().zip(&mut self.sides).enumerate() {
+            side.work.clear();
+            for segment in segments {
+                let a = &active[segment.passage];
+                let positions = a.readings[which].positions(&segment.tokens);
+                let fed = &a.readings[which].tokens()[..positions.end];
+                side.work.push(a.index as u64, positions.len(), |tokens| tokens.extend_from_slice(fed));
+            }
+            while !side.work.all_done() {
+                model.advance(&mut side.work);
+                if listen().is_break() {
+                    return Err(Error::Interrupted);
+                }
+            }
+            model.rest();
+        }
+        Ok(())
+    }
+
+    /// Adds the scores of all tokens of the segments.
+    fn add_up(&self, active: &mut [Active], segments: &[Segment]) -> Result<()> {
+        let table = Table { sides: &self.sides, alphas: &self.alphas, active, segments };
+        let (units, scores) = table.scores(self.threads)?;
+        for (&(segment, _), scores) in units.iter().zip(scores.chunks(self.columns().len())) {
+            let a = &mut active[segments[segment].passage];
+            a.nats.iter_mut().zip(scores).for_each(|(sum, score)| *sum += score);
+        }
+        Ok(())
+    }
+}

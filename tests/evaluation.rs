@@ -1,0 +1,135 @@
+//! Scores against the oracle's, on the float32 trio; runs that are interrupted and gone on with.
+#![cfg(feature = "eval")]
+
+mod common;
+
+use common::{fixture_config, models, path, take_turns};
+use proxytune::Error;
+use proxytune::eval::{self, Column, Items, Journal, Metric, PromptOptions, Report, Setup};
+use serde_json::{Value, json};
+use std::ops::ControlFlow;
+
+const ALPHAS: [f32; 5] = [-0.5, 0.0, 0.25, 1.0, 2.0];
+/// On bits per byte and shares; the engines differ in rounding only.
+const TOLERANCE: f64 = 1e-4;
+
+fn setup(slots: usize) -> Setup {
+    let mut config = fixture_config();
+    config.proxy_tuning.slots = slots;
+    let models = models(&config, false);
+    Setup { config, models, direct: None, alphas: ALPHAS.to_vec() }
+}
+
+fn text() -> String {
+    let whole = std::fs::read_to_string(path("models/heldout-code.txt")).unwrap();
+    whole.chars().take(4000).collect()
+}
+
+fn expected() -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path("tests/golden/evaluation.json")).unwrap()).unwrap()
+}
+
+fn score(setup: &Setup, window: usize, journal: &mut Journal) -> Report {
+    eval::text(setup, &text(), window, journal, &mut |_| ControlFlow::Continue(())).unwrap()
+}
+
+fn holds(metric: &Metric, expected: &Value) {
+    let mut scores = vec![
+        ("host".into(), metric.host),
+        ("untuned".into(), metric.untuned),
+        ("tuned".into(), metric.tuned),
+    ];
+    scores.extend(metric.shifted.iter().map(|s| (Column::Shifted(s.alpha).key(), s.score)));
+    for (name, score) in scores {
+        let expected = expected[&name].as_f64().unwrap();
+        assert!(
+            (score - expected).abs() < TOLERANCE,
+            "{} of {name}: {score}, oracle {expected}",
+            metric.unit
+        );
+    }
+}
+
+#[test]
+fn bits_per_byte_are_the_oracles_for_every_model_and_alpha() {
+    let _turn = take_turns();
+    let setup = setup(16);
+    for window in [64, 512] {
+        let report = score(&setup, window, &mut Journal::none());
+        holds(&report.metrics[0], &expected()["bits_per_byte"][window.to_string()]);
+        let zero = report.metrics[0].shifted.iter().find(|s| s.alpha == 0.0).unwrap();
+        assert_eq!(zero.score, report.metrics[0].host, "alpha 0 is the host, to the bit");
+    }
+}
+
+#[test]
+fn mc1_and_mc2_are_the_oracles_for_every_model_and_alpha() {
+    let _turn = take_turns();
+    let (kind, items) = eval::read(&path("tests/tasks/truthfulqa.jsonl"), None, None).unwrap();
+    assert_eq!(kind.name(), "truthfulqa");
+    let Items::Questions(questions) = items else { panic!("questions") };
+    let listen = &mut |_| ControlFlow::Continue(());
+    let options = PromptOptions::default();
+    let report = eval::choices(&setup(16), &questions, &options, &mut Journal::none(), listen).unwrap();
+    holds(&report.metrics[0], &expected()["mc1"]);
+    holds(&report.metrics[1], &expected()["mc2"]);
+}
+
+#[test]
+fn windows_scored_together_score_as_each_by_itself() {
+    let _turn = take_turns();
+    let [together, alone] = [16, 1].map(|slots| score(&setup(slots), 48, &mut Journal::none()).metrics);
+    for (a, b) in together[0].shifted.iter().zip(&alone[0].shifted) {
+        assert!((a.score - b.score).abs() < 1e-6, "{a:?} {b:?}");
+    }
+}
+
+#[test]
+fn an_interrupted_run_goes_on_where_it_stopped_and_ends_the_same() {
+    let _turn = take_turns();
+    let setup = setup(1);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal.jsonl");
+    let open = || Journal::open(&path, &json!({ "test": 1 }), false).unwrap();
+    let mut stop = |p: eval::Progress| {
+        if p.done > p.total / 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let interrupted = eval::text(&setup, &text(), 64, &mut open(), &mut stop);
+    assert!(matches!(interrupted, Err(Error::Interrupted)));
+    let done = open().len();
+    assert!(done > 0);
+
+    let mut first = None;
+    let mut listen = |p: eval::Progress| {
+        first.get_or_insert(p.done);
+        ControlFlow::Continue(())
+    };
+    let resumed = eval::text(&setup, &text(), 64, &mut open(), &mut listen).unwrap();
+    assert!(first.unwrap() > 0, "what was done counts");
+    assert_eq!(resumed.json(), score(&setup, 64, &mut Journal::none()).json());
+    assert!(open().len() > done);
+}
+
+#[test]
+fn a_calibration_text_chooses_the_alpha_that_predicts_it_best() {
+    let _turn = take_turns();
+    let mut setup = setup(16);
+    let metric = eval::calibrate(&mut setup, &text(), 512, &mut |_| ControlFlow::Continue(())).unwrap();
+    let best = metric.best().unwrap();
+    assert!(metric.shifted.iter().all(|s| s.score >= best.score));
+    assert!(best.alpha > 0.0 && best.score < metric.host, "{best:?}");
+    assert_eq!(setup.alphas, ALPHAS, "the sweep asked for is left as it was");
+}
+
+#[test]
+fn texts_and_windows_that_cannot_be_scored_are_refused() {
+    let _turn = take_turns();
+    let setup = setup(1);
+    let refused = |text: &str, window: usize| {
+        let listen = &mut |_| ControlFlow::Continue(());
+        eval::text(&setup, text, window, &mut Journal::none(), listen).unwrap_err().to_string()
+    };
+    assert!(refused("some words here", 1).contains("--window"));
+    assert!(refused("some words here", 100_000).contains("context"));
+    assert!(refused("x", 512).contains("two tokens"));
+}
