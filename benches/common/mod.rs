@@ -1,0 +1,41 @@
+//! What several benches share: an engine that takes no time, so that what is left is ours.
+#![allow(dead_code)]
+
+use proxytune::Result;
+use proxytune::backend::{Backend, Capabilities, Span};
+
+/// Accepts every call and always has the same logits.
+pub struct Free {
+    capabilities: Capabilities,
+    row: Vec<f32>,
+}
+
+impl Free {
+    /// `seed` tells models apart: their most likely tokens differ.
+    pub fn new(slots: usize, vocab: usize, seed: usize) -> Self {
+        let capabilities =
+            Capabilities { slots, context: 4096, batch: 4096, vocab, truncate: true, fork: true };
+        let row = (0..vocab).map(|i| ((i * 7919 + seed * 31) % 2003) as f32 / 100.0 - 10.0).collect();
+        Self { capabilities, row }
+    }
+}
+
+impl Backend for Free {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+    fn forward(&mut self, spans: &[Span<'_>]) -> Result<()> {
+        std::hint::black_box(spans);
+        Ok(())
+    }
+    fn logits(&self, _: usize) -> &[f32] {
+        &self.row
+    }
+    fn truncate(&mut self, _: usize, _: usize) -> Result<()> {
+        Ok(())
+    }
+    fn fork(&mut self, _: usize, _: usize, _: usize) -> Result<()> {
+        Ok(())
+    }
+    fn clear(&mut self, _: usize) {}
+}
