@@ -1,14 +1,8 @@
-//! Drafting: the tuned proxy goes ahead of the host, whose next pass then checks several positions at once. The untuned
-//! proxy goes along where it runs beside the tuned one; else it checks several at once like the host.
+//! What was drafted for one sequence.
 
-use super::Decoder;
-use super::job::Running;
 use crate::backend::llama::Sampler;
-use crate::combine::argmax;
-use crate::error::Result;
-use crate::pair::{Pair, Placement};
+use crate::pair::Pair;
 use crate::vocab::{Token, TokenMap};
-use std::time::Instant;
 
 /// The tokens drafted for one sequence in this step; they stand at the end of its history until they are judged.
 #[derive(Default)]
@@ -27,7 +21,7 @@ pub(super) struct Draft {
     /// How likely all will be accepted.
     pub reach: f64,
     /// Has read the drafted tokens, which the sequence's own has not; none where that makes no difference.
-    sampler: Option<Sampler>,
+    pub sampler: Option<Sampler>,
 }
 
 impl Draft {
@@ -49,99 +43,4 @@ impl Draft {
         let [tuned, untuned] = pair.maps().each_ref().map(TokenMap::proxy_len);
         [&self.rows[0][at * tuned..][..tuned], &self.rows[1][at * untuned..][..untuned]]
     }
-}
-
-impl Decoder {
-    /// Drafts tokens for every sequence that has room for them, as long as that pays.
-    ///
-    /// A proxy that fails on a sequence ends its draft; the step's own pass will tell.
-    pub(super) fn draft(&mut self, running: &mut [Running]) -> Result<()> {
-        running.iter_mut().for_each(|r| r.draft.clear());
-        let Some(pair) = &mut self.pair else { return Ok(()) };
-        let most = pair.context().into_iter().chain([self.host.capabilities().context]).min().unwrap_or(0);
-        let active = running.iter().filter(|r| r.is_active()).count();
-        let in_lockstep = pair.is_side_by_side() && pair.placement() != Placement::Together;
-        for length in 0.. {
-            // Sequences whose draft has ended take no further part.
-            let drafting = |r: &Running| r.draft.tokens.len() == length && r.can_draft(most);
-            let reach = running.iter().filter(|r| drafting(r)).map(|r| r.draft.reach).sum();
-            if reach == 0.0 || !self.lengths.goes_on(active, length, reach) {
-                break;
-            }
-            let begin = Instant::now();
-            pair.clear();
-            for r in running.iter_mut() {
-                let rows = [1, usize::from(in_lockstep)];
-                r.pair_request = drafting(r).then(|| pair.push(r.id, &r.history, rows));
-            }
-            while !pair.all_done() {
-                self.host.rest_for(pair);
-                pair.start();
-                pair.finish()?;
-            }
-            for r in running.iter_mut() {
-                let Some(request) = r.pair_request.take() else { continue };
-                if pair.take_rows(request, &mut r.draft.rows).is_ok() {
-                    r.draft.in_lockstep = in_lockstep;
-                    r.extend_draft(&pair.maps()[0], &mut self.scratch)?;
-                    let chance = self.lengths.chance(r.draft.confidence[length]);
-                    r.draft.reach *= if self.pieces.is_end(r.draft.tokens[length]) { 0.0 } else { chance };
-                }
-            }
-            self.lengths.drafted(active, begin.elapsed());
-        }
-        Ok(())
-    }
-}
-
-impl Running {
-    /// Whether one more token may be drafted: the last of all comes from the host, and every model must hold the rest.
-    fn can_draft(&self, context: usize) -> bool {
-        let ahead = self.draft.tokens.len() + 1;
-        let read = self.history.longest_prompt() + self.history.generated().len() + 1;
-        let useful = self.is_active() && self.alpha != 0.0 && self.draft.reach > 0.0;
-        useful && ahead < self.room_left() && read <= context
-    }
-
-    /// Draws the next token of the draft from the tuned proxy's latest row.
-    fn extend_draft(&mut self, map: &TokenMap, scratch: &mut Vec<f32>) -> Result<()> {
-        let draft = &mut self.draft;
-        let row = &draft.rows[0][draft.tokens.len() * map.proxy_len()..];
-        let row = if map.is_identity() { row } else { over_host(row, map, scratch) };
-        if self.sampler.penalises() && draft.sampler.is_none() {
-            draft.sampler = Some(self.sampler.fork()?);
-        }
-        let sampler = draft.sampler.as_mut().unwrap_or(&mut self.sampler);
-        let (token, confidence) = if sampler.is_greedy() {
-            let token = sampler.most_likely(row);
-            (token, confidence(row, token))
-        } else {
-            sampler.probabilities(row, &mut self.probabilities);
-            draft.probabilities.extend_from_slice(&self.probabilities);
-            let token = self.dice.draw(self.probabilities.iter().copied()).unwrap_or(0);
-            (token, self.probabilities[token as usize])
-        };
-        sampler.accept(token);
-        draft.tokens.push(token);
-        draft.confidence.push(confidence);
-        self.history.extend(&[token]);
-        Ok(())
-    }
-}
-
-/// A proxy's row in the host's order; tokens that the proxy lacks are never drafted.
-fn over_host<'a>(row: &[f32], map: &TokenMap, scratch: &'a mut Vec<f32>) -> &'a [f32] {
-    scratch.clear();
-    let logit = |&id: &Token| row.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY);
-    scratch.extend(map.ids().iter().map(logit));
-    scratch
-}
-
-/// Softmax of a row at one token, to within a thousandth.
-fn confidence(row: &[f32], token: Token) -> f32 {
-    // What is so much less likely than the best adds nothing that matters, and need not be exponentiated.
-    const NEGLIGIBLE: f32 = 16.0;
-    let best = row[argmax(row)];
-    let near = row.iter().filter(|&&x| x > best - NEGLIGIBLE);
-    (row[token as usize] - best).exp() / near.map(|x| (x - best).exp()).sum::<f32>()
 }

@@ -1,6 +1,6 @@
 //! The host loop: forward passes of three models, the shift, a sampler, until each sequence ends.
 //!
-//! A step drafts tokens with the tuned proxy where that pays (`draft`), runs the host over all drafted positions at once
+//! A step drafts tokens with the tuned proxy where that pays (`drafting`), runs the host over all drafted positions at once
 //! (`passes`), and keeps what the shifted distribution accepts (`choose`, `accept`).
 
 pub mod accept;
@@ -8,6 +8,7 @@ mod choose;
 mod cost;
 mod draft;
 mod draft_length;
+mod drafting;
 mod job;
 mod passes;
 mod text;
