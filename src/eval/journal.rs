@@ -90,13 +90,6 @@ impl Journal {
         Ok(())
     }
 
-    /// Deletes the file: the evaluation is over and its results are elsewhere.
-    pub fn discard(self) {
-        if let Some((_, path)) = self.file {
-            let _ = std::fs::remove_file(path);
-        }
-    }
-
     fn write(&mut self, line: &Value) -> Result<()> {
         let Some((file, path)) = &mut self.file else { return Ok(()) };
         let help = "free some space and run the same command again: what was finished before is kept";
