@@ -15,8 +15,8 @@ fi
 text=$(printf '%b.' "$PROMPT")
 text=${text%.}
 
-# Models this small repeat themselves without a penalty, and code shows best a little beyond alpha 1.
-set -- generate --compare "$@" --alpha "${ALPHA:-1.2}" --repeat-penalty 1.15 \
+# Models this small repeat themselves without a penalty. Alpha is near what held-out code prefers (models/README.md).
+set -- generate --compare "$@" --alpha "${ALPHA:-0.6}" --repeat-penalty 1.15 \
     --max-tokens "${MAX_TOKENS:-64}" --prompt "$text"
 printf '$ proxytune'
 printf ' %q' "$@"

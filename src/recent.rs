@@ -11,7 +11,7 @@ pub struct Recent {
 
 impl Recent {
     /// How many are kept.
-    pub const MOST: usize = 7;
+    pub const MOST: usize = 5;
 
     /// Adds one; the oldest gives way.
     pub fn push(&mut self, time: Duration) {

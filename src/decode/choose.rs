@@ -1,7 +1,6 @@
 //! The end of a step: each sequence's rows are shifted, its draft is judged, its tokens are chosen and told.
 
 use super::accept::{Verdict, judge};
-use super::draft::Draft;
 use super::job::Running;
 use super::{Decoder, Event, Position};
 use crate::combine::argmax;
@@ -14,7 +13,34 @@ use std::time::Instant;
 
 impl Decoder {
     /// Chooses tokens for every active sequence: those of its draft that are accepted, and one more.
+    ///
+    /// # Errors
+    /// When a proxy's thread is gone.
     pub(super) fn choose(
+        &mut self,
+        running: &mut [Running],
+        explain: bool,
+        listen: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
+        for r in running.iter_mut().filter(|r| r.is_active()) {
+            r.history.rollback(r.draft.tokens.len());
+            r.begin_choosing(self.options.on_error);
+        }
+        if self.choose_known(running, explain, listen).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        if !running.iter().any(Running::wants_last) {
+            return Ok(ControlFlow::Continue(()));
+        }
+        self.run_last(running)?;
+        for r in running.iter_mut().filter(|r| r.wants_last()) {
+            r.note_proxy_error(self.options.on_error);
+        }
+        Ok(self.choose_known(running, explain, listen))
+    }
+
+    /// Chooses tokens at all positions whose rows are there.
+    fn choose_known(
         &mut self,
         running: &mut [Running],
         explain: bool,
@@ -22,84 +48,82 @@ impl Decoder {
     ) -> ControlFlow<()> {
         let Self { host, pair, pieces, options, lengths, work, scratch, .. } = self;
         let vocab = host.capabilities().vocab;
-        for r in running.iter_mut().filter(|r| r.is_active()) {
-            r.history.rollback(r.draft.tokens.len());
-            let proxies = match ProxyRows::of(pair.as_ref(), r) {
-                Ok(proxies) => proxies,
-                Err(error) if options.on_error == OnError::Stop => {
-                    r.fail(error);
-                    continue;
-                }
-                Err(error) => {
-                    r.go_unshifted(&error);
-                    // Without the shift there is nothing to judge a draft by.
-                    r.draft.clear();
-                    None
-                }
-            };
-            let rows = match work.rows_mut(r.request) {
-                Ok(rows) => rows,
-                Err(error) => {
-                    r.fail(error);
-                    continue;
-                }
-            };
-            r.stats.steps += usize::from(!r.positions.is_empty());
-            r.stats.drafted += r.draft.tokens.len();
-            for (at, logits) in rows.chunks_exact_mut(vocab).take(r.draft.tokens.len() + 1).enumerate() {
-                let (position, accepted) =
-                    r.choose(at, logits, proxies.as_ref(), scratch, explain, options.force_accept);
+        for r in running.iter_mut() {
+            while let Some(at) = r.next_known(pair.as_ref()) {
+                let logits = match work.rows_mut(r.request) {
+                    Ok(rows) => &mut rows[at * vocab..][..vocab],
+                    Err(error) => {
+                        r.fail(error);
+                        break;
+                    }
+                };
+                let pair = pair.as_ref().filter(|_| r.is_shifted());
+                let (position, accepted) = r.choose(at, logits, pair, scratch, explain, options.force_accept);
                 if let Some(&confidence) = r.draft.confidence.get(at) {
                     lengths.judged(confidence, accepted);
                 }
                 r.stats.accepted += usize::from(accepted);
+                r.at = accepted.then_some(at + 1);
                 let ends = !r.ignore_end && pieces.is_end(position.token);
                 let piece = if ends { Vec::new() } else { pieces.piece(position.token, r.control) };
                 let text = r.take(position, &piece, ends);
                 let position = &r.positions[r.positions.len() - 1];
                 listen(Event::Token { job: r.index, text: &text, position })?;
-                if !accepted || !r.is_active() {
-                    break;
-                }
             }
         }
         ControlFlow::Continue(())
     }
 }
 
-/// The proxies' rows for one sequence's step.
-struct ProxyRows<'a> {
-    pair: &'a Pair,
-    /// The one after the draft; those it was drawn from are with the draft.
-    last_tuned: &'a [f32],
-    untuned: &'a [f32],
-}
-
-impl<'a> ProxyRows<'a> {
-    /// `None` for a sequence that is not shifted.
-    fn of(pair: Option<&'a Pair>, r: &Running) -> Result<Option<Self>> {
-        let (Some(pair), Some(index)) = (pair, r.pair_request) else { return Ok(None) };
-        let [last_tuned, untuned] = pair.rows(index)?;
-        Ok(Some(Self { pair, last_tuned, untuned }))
-    }
-
-    /// Tuned and untuned row at one position of the step.
-    fn at<'d>(&'d self, at: usize, draft: &'d Draft) -> [&'d [f32]; 2] {
-        let [tuned, untuned] = self.pair.maps().each_ref().map(|map| map.proxy_len());
-        let tuned =
-            if at < draft.tokens.len() { &draft.rows[at * tuned..][..tuned] } else { self.last_tuned };
-        [tuned, &self.untuned[at * untuned..][..untuned]]
-    }
-}
-
 impl Running {
+    fn begin_choosing(&mut self, on_error: OnError) {
+        self.at = Some(0);
+        if self.proxy_error.is_some() {
+            // Without the shift there is nothing to judge a draft by.
+            self.draft.clear();
+        }
+        self.note_proxy_error(on_error);
+        self.stats.steps += usize::from(!self.positions.is_empty());
+        self.stats.drafted += self.draft.tokens.len();
+    }
+
+    /// Whether this position's logits are to be shifted.
+    fn is_shifted(&self) -> bool {
+        self.alpha != 0.0 && !self.unshifted
+    }
+
+    /// A proxy that failed leaves this step unshifted, or ends the sequence.
+    fn note_proxy_error(&mut self, on_error: OnError) {
+        self.unshifted = self.proxy_error.is_some();
+        match self.proxy_error.take() {
+            Some(error) if on_error == OnError::Stop => self.fail(error),
+            Some(error) => self.go_unshifted(&error),
+            None => {}
+        }
+    }
+
+    /// The next position to choose a token at, where all its rows are there.
+    fn next_known(&self, pair: Option<&Pair>) -> Option<usize> {
+        let at = self.at.filter(|_| self.is_active())?;
+        let held = |pair: &Pair| {
+            let lens = pair.maps().iter().map(|map| map.proxy_len());
+            lens.zip(&self.draft.rows).all(|(len, rows)| rows.len() >= (at + 1) * len)
+        };
+        (!self.is_shifted() || pair.is_none_or(held)).then_some(at)
+    }
+
+    /// Whether the whole draft was accepted, and the proxies have not been asked what follows it.
+    pub(super) fn wants_last(&self) -> bool {
+        self.is_active() && self.at.is_some() && !self.unshifted
+    }
+
     /// Chooses the token at one position of the step, from the host's logits. Returns whether it is the drafted one, so
     /// that the next position counts as well.
     fn choose(
         &mut self,
         at: usize,
         logits: &mut [f32],
-        proxies: Option<&ProxyRows<'_>>,
+        pair: Option<&Pair>,
         scratch: &mut Vec<f32>,
         explain: bool,
         force_accept: Option<f64>,
@@ -107,9 +131,9 @@ impl Running {
         let begin = Instant::now();
         let host_top = argmax(logits) as Token;
         let host_row = explain.then(|| logits.to_vec());
-        if let Some(proxies) = proxies {
-            let rows = proxies.at(at, &self.draft);
-            match proxies.pair.shift(logits, rows, self.alpha, scratch) {
+        let rows = pair.map(|pair| self.draft.rows_at(at, pair));
+        if let (Some(pair), Some(rows)) = (pair, rows) {
+            match pair.shift(logits, rows, self.alpha, scratch) {
                 Ok(shift) => self.stats.ignored += shift.ignored,
                 Err(error) => self.go_unshifted(&error),
             }
@@ -119,7 +143,7 @@ impl Running {
         let (token, accepted) = self.judge(at, logits, top, force_accept);
         let mut position = Position { token, host_top, top, probabilities: None };
         if let Some(host_row) = host_row {
-            let rows = proxies.map(|p| (p.at(at, &self.draft), p.pair.maps()));
+            let rows = pair.map(|pair| (self.draft.rows_at(at, pair), pair.maps()));
             position.explain(&host_row, logits, rows);
         }
         (position, accepted)

@@ -4,7 +4,10 @@ use crate::recent::Recent;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Seconds by positions. Between two sizes seen it interpolates; it never guesses below the smaller of them.
+/// So many passes of a size must have been seen before it is believed: the first ones build graphs and wake threads.
+const TRUSTED: usize = 3;
+
+/// Seconds by positions. Between two sizes seen it interpolates.
 #[derive(Debug, Default)]
 pub(super) struct CostTable(BTreeMap<usize, Recent>);
 
@@ -14,18 +17,21 @@ impl CostTable {
         self.0.entry(positions).or_default().push(time);
     }
 
-    /// Seconds that a pass over `positions` takes; `None` before anything was seen.
+    /// Seconds that a pass over `positions` takes; `None` before anything can be told.
     pub(super) fn estimate(&self, positions: usize) -> Option<f64> {
-        let seconds = |(&at, times): (&usize, &Recent)| Some((at as f64, times.median()?.as_secs_f64()));
-        let below = self.0.range(..=positions).next_back().and_then(seconds);
-        let above = self.0.range(positions..).next().and_then(seconds);
+        let seconds = |(&at, times): (&usize, &Recent)| {
+            let trusted = times.held() >= TRUSTED;
+            times.median().filter(|_| trusted).map(|time| (at as f64, time.as_secs_f64()))
+        };
+        let below = self.0.range(..=positions).rev().find_map(seconds);
+        let above = self.0.range(positions..).find_map(seconds);
         let n = positions as f64;
         match (below, above) {
             (Some((a, low)), Some((b, high))) if b > a => Some(low + (high - low) * (n - a) / (b - a)),
             (Some((_, exact)), Some(_)) => Some(exact),
-            // Unseen sizes are taken to be cheap enough to be tried: twice the positions for half as much again.
-            (Some((a, low)), None) => Some(low * (0.5 + 0.5 * n / a)),
-            (None, Some((b, high))) => Some(high * (0.5 + 0.5 * n / b)),
+            // Unseen sizes are taken to be cheap enough to be tried: twice the positions for a quarter more.
+            (Some((a, low)), None) => Some(low * (0.75 + 0.25 * n / a)),
+            (None, Some((b, high))) => Some(high * (0.75 + 0.25 * n / b)),
             (None, None) => None,
         }
     }
@@ -35,9 +41,9 @@ impl CostTable {
         self.0.get(&positions).map_or(0, Recent::held)
     }
 
-    /// The largest number of positions seen.
+    /// The largest number of positions seen often enough.
     pub(super) fn largest(&self) -> usize {
-        self.0.keys().next_back().copied().unwrap_or(0)
+        self.0.iter().rfind(|(_, times)| times.held() >= TRUSTED).map_or(0, |(&positions, _)| positions)
     }
 }
 
@@ -45,15 +51,27 @@ impl CostTable {
 mod tests {
     use super::*;
 
+    fn record(costs: &mut CostTable, positions: usize, seconds: u64, times: usize) {
+        (0..times).for_each(|_| costs.record(positions, Duration::from_secs(seconds)));
+    }
+
     #[test]
     fn costs_are_interpolated_and_follow_the_machine() {
         let mut costs = CostTable::default();
         assert_eq!(costs.estimate(3), None);
-        costs.record(2, Duration::from_secs(2));
-        assert_eq!((costs.estimate(2), costs.estimate(4)), (Some(2.0), Some(3.0)));
-        costs.record(6, Duration::from_secs(10));
+        record(&mut costs, 2, 2, TRUSTED);
+        assert_eq!((costs.estimate(2), costs.estimate(4)), (Some(2.0), Some(2.5)));
+        record(&mut costs, 6, 10, TRUSTED);
         assert_eq!((costs.estimate(4), costs.estimate(6), costs.largest()), (Some(6.0), Some(10.0), 6));
-        (0..Recent::MOST).for_each(|_| costs.record(2, Duration::from_secs(4)));
+        record(&mut costs, 2, 4, Recent::MOST);
         assert_eq!(costs.estimate(4), Some(7.0));
+    }
+
+    #[test]
+    fn one_slow_pass_of_a_new_size_proves_nothing() {
+        let mut costs = CostTable::default();
+        record(&mut costs, 1, 2, TRUSTED);
+        record(&mut costs, 2, 50, 1);
+        assert_eq!(costs.estimate(2), Some(2.5));
     }
 }

@@ -1,10 +1,12 @@
-//! Drafting: the tuned proxy goes ahead of the host, whose next pass then checks several positions at once.
+//! Drafting: the tuned proxy goes ahead of the host, whose next pass then checks several positions at once. The untuned
+//! proxy goes along where it runs beside the tuned one; else it checks several at once like the host.
 
 use super::Decoder;
 use super::job::Running;
 use crate::backend::llama::Sampler;
 use crate::combine::argmax;
 use crate::error::Result;
+use crate::pair::{Pair, Placement};
 use crate::vocab::{Token, TokenMap};
 use std::time::Instant;
 
@@ -13,8 +15,11 @@ use std::time::Instant;
 pub(super) struct Draft {
     /// In the host's vocabulary.
     pub tokens: Vec<Token>,
-    /// The tuned proxy's rows that they were drawn from, over its own vocabulary, one after the other.
-    pub rows: Vec<f32>,
+    /// Rows of tuned and untuned proxy at this step's positions so far, each over its own vocabulary: those that the
+    /// tokens were drawn from, in the end one more.
+    pub rows: [Vec<f32>; 2],
+    /// Whether the untuned proxy went along.
+    pub in_lockstep: bool,
     /// What they were drawn by, over the host's vocabulary, one after the other; none where drafting is greedy.
     pub probabilities: Vec<f32>,
     /// How likely the proxy thought each.
@@ -23,18 +28,26 @@ pub(super) struct Draft {
     pub reach: f64,
     /// Has read the drafted tokens, which the sequence's own has not; none where that makes no difference.
     sampler: Option<Sampler>,
-    request: usize,
 }
 
 impl Draft {
     pub fn clear(&mut self) {
-        let Self { tokens, rows, probabilities, confidence, reach, sampler, .. } = self;
+        let Self { tokens, rows, in_lockstep, probabilities, confidence, reach, sampler } = self;
         tokens.clear();
-        rows.clear();
+        rows.iter_mut().for_each(Vec::clear);
+        *in_lockstep = false;
         probabilities.clear();
         confidence.clear();
         *sampler = None;
         *reach = 1.0;
+    }
+}
+
+impl Draft {
+    /// Tuned and untuned row at one position of the step.
+    pub(super) fn rows_at(&self, at: usize, pair: &Pair) -> [&[f32]; 2] {
+        let [tuned, untuned] = pair.maps().each_ref().map(TokenMap::proxy_len);
+        [&self.rows[0][at * tuned..][..tuned], &self.rows[1][at * untuned..][..untuned]]
     }
 }
 
@@ -47,28 +60,34 @@ impl Decoder {
         let Some(pair) = &mut self.pair else { return Ok(()) };
         let most = pair.context().into_iter().chain([self.host.capabilities().context]).min().unwrap_or(0);
         let active = running.iter().filter(|r| r.is_active()).count();
-        let mut drafting: Vec<usize> = (0..running.len()).filter(|&i| running[i].is_active()).collect();
+        let in_lockstep = pair.is_side_by_side() && pair.placement() != Placement::Together;
         for length in 0.. {
-            drafting.retain(|&i| running[i].can_draft(most));
-            let reach = drafting.iter().map(|&i| running[i].draft.reach).sum();
-            if drafting.is_empty() || !self.lengths.goes_on(active, length, reach) {
-                return Ok(());
+            // Sequences whose draft has ended take no further part.
+            let drafting = |r: &Running| r.draft.tokens.len() == length && r.can_draft(most);
+            let reach = running.iter().filter(|r| drafting(r)).map(|r| r.draft.reach).sum();
+            if reach == 0.0 || !self.lengths.goes_on(active, length, reach) {
+                break;
             }
             let begin = Instant::now();
-            pair.clear_drafts();
-            for &i in &drafting {
-                running[i].draft.request = pair.push_draft(running[i].id, &running[i].history);
+            pair.clear();
+            for r in running.iter_mut() {
+                let rows = [1, usize::from(in_lockstep)];
+                r.pair_request = drafting(r).then(|| pair.push(r.id, &r.history, rows));
             }
-            pair.run_drafts()?;
-            drafting.retain(|&i| {
-                let Ok(row) = pair.draft_row(running[i].draft.request) else { return false };
-                let Ok(token) = running[i].extend_draft(row, &pair.maps()[0], &mut self.scratch) else {
-                    return false;
-                };
-                let draft = &mut running[i].draft;
-                draft.reach *= self.lengths.chance(draft.confidence[length]);
-                !self.pieces.is_end(token)
-            });
+            while !pair.all_done() {
+                self.host.rest_for(pair);
+                pair.start();
+                pair.finish()?;
+            }
+            for r in running.iter_mut() {
+                let Some(request) = r.pair_request.take() else { continue };
+                if pair.take_rows(request, &mut r.draft.rows).is_ok() {
+                    r.draft.in_lockstep = in_lockstep;
+                    r.extend_draft(&pair.maps()[0], &mut self.scratch)?;
+                    let chance = self.lengths.chance(r.draft.confidence[length]);
+                    r.draft.reach *= if self.pieces.is_end(r.draft.tokens[length]) { 0.0 } else { chance };
+                }
+            }
             self.lengths.drafted(active, begin.elapsed());
         }
         Ok(())
@@ -80,13 +99,14 @@ impl Running {
     fn can_draft(&self, context: usize) -> bool {
         let ahead = self.draft.tokens.len() + 1;
         let read = self.history.longest_prompt() + self.history.generated().len() + 1;
-        self.alpha != 0.0 && ahead < self.room_left() && read <= context
+        let useful = self.is_active() && self.alpha != 0.0 && self.draft.reach > 0.0;
+        useful && ahead < self.room_left() && read <= context
     }
 
-    /// Draws the next token of the draft from a row of the tuned proxy.
-    fn extend_draft(&mut self, row: &[f32], map: &TokenMap, scratch: &mut Vec<f32>) -> Result<Token> {
+    /// Draws the next token of the draft from the tuned proxy's latest row.
+    fn extend_draft(&mut self, map: &TokenMap, scratch: &mut Vec<f32>) -> Result<()> {
         let draft = &mut self.draft;
-        draft.rows.extend_from_slice(row);
+        let row = &draft.rows[0][draft.tokens.len() * map.proxy_len()..];
         let row = if map.is_identity() { row } else { over_host(row, map, scratch) };
         if self.sampler.penalises() && draft.sampler.is_none() {
             draft.sampler = Some(self.sampler.fork()?);
@@ -105,7 +125,7 @@ impl Running {
         draft.tokens.push(token);
         draft.confidence.push(confidence);
         self.history.extend(&[token]);
-        Ok(token)
+        Ok(())
     }
 }
 

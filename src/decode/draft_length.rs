@@ -17,10 +17,19 @@ pub const LONGEST: usize = 16;
 const PROBE_DRAFT: u32 = 128;
 
 /// Steps with drafts after which one goes without, to see what that costs by now.
-const PROBE_PLAIN: u32 = 32;
+const PROBE_PLAIN: u32 = 24;
 
 /// Steps without a draft at first: what a plain step costs must be known well.
 const WARM_UP: usize = Recent::MOST;
+
+/// What a pass of the tuned proxy is taken to cost before it was seen, as a share of a step: low enough to be tried.
+const UNSEEN_DRAFT: f64 = 0.1;
+
+/// By how much decoding with drafts must promise to be faster: what looks like less is noise.
+const MARGIN_ALONE: f64 = 1.03;
+
+/// The same for several sequences: those whose drafts are often refused wait for the longer step all the same.
+const MARGIN_TOGETHER: f64 = 1.2;
 
 /// Judgements after which an older one counts half.
 const HALF_LIFE: f64 = 200.0;
@@ -127,16 +136,20 @@ impl DraftLength {
     /// Whether some number of further tokens brings more than the best that decoding can do in the time they take.
     fn gains(&self, sequences: usize, length: usize, reach: f64) -> Option<bool> {
         let seconds_to = |k: usize| self.check.estimate(sequences * (k + 1));
-        let draft = self.draft.estimate(sequences).or_else(|| Some(0.3 * self.check.estimate(sequences)?))?;
+        let draft = self
+            .draft
+            .estimate(sequences)
+            .or_else(|| Some(UNSEEN_DRAFT * self.check.estimate(sequences)?))?;
         let accepted = self.all.value();
-        let best = (0..=LONGEST)
-            .filter_map(|k| {
-                Some(sequences as f64 * run(accepted, k + 1) / (seconds_to(k)? + k as f64 * draft))
-            })
-            .fold(0.0, f64::max);
         // Sizes are tried one by one, so that a guess about costs cannot lead far astray.
-        let tried = self.check.largest() / sequences;
-        let most = (tried.max(2) + 1).min(LONGEST);
+        let most = (self.check.largest() / sequences).clamp(1, LONGEST);
+        let rate =
+            |k: usize| Some(sequences as f64 * run(accepted, k + 1) / (seconds_to(k)? + k as f64 * draft));
+        let best = (0..=most).filter_map(rate).fold(0.0, f64::max);
+        let margin = if sequences == 1 { MARGIN_ALONE } else { MARGIN_TOGETHER };
+        if length == 0 && best < margin * rate(0)? {
+            return Some(false);
+        }
         let now = seconds_to(length)?;
         let gain = |k: usize| {
             let tokens = reach * accepted * run(accepted, k - length);
@@ -192,8 +205,8 @@ mod tests {
 
     #[test]
     fn a_draft_ends_where_the_next_position_costs_a_step() {
-        // As a CPU's kernels: four positions for the price of two, the fifth for that of all four.
-        let tiles = |n: usize| if n <= 4 { 20.0 + n as f64 } else { 60.0 + n as f64 };
+        // As a CPU's kernels: four positions hardly dearer than one, from the fifth on each at its full price.
+        let tiles = |n: usize| if n <= 4 { 20.0 + n as f64 } else { 20.0 + 10.0 * n as f64 };
         let length = settle(tiles, 1.0, true, 1);
         assert!((2.8..=3.1).contains(&length), "{length}");
     }

@@ -185,8 +185,14 @@ pub(super) struct Running {
     pub stats: Stats,
     /// Its place among the host's requests of this step.
     pub request: usize,
-    /// Its place among the pair's, where it is shifted.
+    /// Its place among the pair's requests, while it has one.
     pub pair_request: Option<usize>,
+    /// What made a proxy fail on it in this step.
+    pub proxy_error: Option<Error>,
+    /// Whether it goes without the shift in this step because of that.
+    pub unshifted: bool,
+    /// The position of the step at which its next token is to be chosen; `None` when the step is over for it.
+    pub at: Option<usize>,
     text: TextStream,
     room: usize,
     ended: Option<Finish>,
@@ -229,6 +235,9 @@ impl Running {
             positions: Vec::new(),
             request: 0,
             pair_request: None,
+            proxy_error: None,
+            unshifted: false,
+            at: None,
             text: TextStream::new(&job.stops),
             ended: (job.max_tokens == 0).then_some(Finish::Length),
         })

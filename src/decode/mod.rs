@@ -1,7 +1,7 @@
 //! The host loop: forward passes of three models, the shift, a sampler, until each sequence ends.
 //!
-//! A step drafts tokens with the tuned proxy where that pays ([`mod@draft`]), runs host and untuned proxy over the
-//! drafted positions at once, and keeps what the shifted distribution accepts ([`mod@choose`]).
+//! A step drafts tokens with the tuned proxy where that pays (`draft`), runs the host over all drafted positions at once
+//! (`passes`), and keeps what the shifted distribution accepts (`choose`, `accept`).
 
 pub mod accept;
 mod choose;
@@ -9,6 +9,7 @@ mod cost;
 mod draft;
 mod draft_length;
 mod job;
+mod passes;
 mod text;
 mod trio;
 
@@ -18,7 +19,7 @@ pub use trio::{Models, NAMES, RunOptions, model_path, token_map};
 
 use crate::config::{OnError, Speculate};
 use crate::error::Result;
-use crate::pair::{CachedModel, Pair, Placement, SequenceId, Work};
+use crate::pair::{CachedModel, Pair, SequenceId, Work};
 use crate::vocab::Token;
 use draft_length::DraftLength;
 use job::Running;
@@ -111,31 +112,31 @@ impl Decoder {
             self.next += 1;
         }
         let mut clock = self.clock();
-        let mut first = true;
+        let (mut first, mut positions) = (true, running.len());
         while running.iter().any(Running::is_active) {
+            let step = Instant::now();
             if !first {
+                self.pair.iter_mut().for_each(|pair| pair.begin(positions));
                 self.draft(&mut running)?;
             }
-            let step = Instant::now();
+            let check = Instant::now();
             if self.forward(&mut running, &mut listen_prefill(first, listen))?.is_break() {
                 break;
             }
-            if let Some(pair) = self.pair.as_mut().filter(|_| !first) {
-                pair.took(step.elapsed());
-            }
-            let after_prompt = !first;
             if first {
-                first = false;
                 let prefill = begin.elapsed();
                 running.iter_mut().for_each(|r| r.stats.prefill = prefill);
                 clock = self.clock();
             }
-            if self.choose(&mut running, explain, listen).is_break() {
+            if self.choose(&mut running, explain, listen)?.is_break() {
                 break;
             }
-            if after_prompt {
-                self.lengths.checked(self.work.len(), self.work.wanted(), step.elapsed());
+            positions = self.work.wanted();
+            if let Some(pair) = self.pair.as_mut().filter(|_| !first) {
+                pair.took(positions, step.elapsed());
+                self.lengths.checked(self.work.len(), positions, check.elapsed());
             }
+            first = false;
         }
         let spent = self.clock() - clock;
         self.host.rest();
@@ -147,53 +148,6 @@ impl Decoder {
             .into_iter()
             .map(|r| r.finish(begin.elapsed(), spent.host, spent.tuned, spent.untuned))
             .collect())
-    }
-
-    /// Runs all three models to the end of every active history, drafts included.
-    fn forward(
-        &mut self,
-        running: &mut [Running],
-        prefill: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>> {
-        self.work.clear();
-        self.pair.iter_mut().for_each(Pair::clear);
-        for r in running.iter_mut().filter(|r| r.is_active()) {
-            let rows = r.draft.tokens.len() + 1;
-            r.request = self.work.push(r.id, rows, |tokens| tokens.extend_from_slice(r.history.tokens()));
-            let shifted = self.pair.as_mut().filter(|_| r.alpha != 0.0);
-            // The tuned proxy has gone ahead: only its last row is missing.
-            r.pair_request = shifted.map(|pair| pair.push(r.id, &r.history, [1, rows]));
-        }
-        // Proxies with cores of their own run while the host does; others when it has finished.
-        let at_once = self.pair.as_ref().is_some_and(|p| p.placement() == Placement::Together);
-        let mut started = false;
-        loop {
-            let pair_busy = self.pair.as_ref().is_some_and(|p| !p.all_done());
-            if self.work.all_done() && !pair_busy {
-                return Ok(ControlFlow::Continue(()));
-            }
-            if let Some(pair) = self.pair.as_mut().filter(|_| pair_busy && at_once) {
-                pair.start();
-                started = true;
-            }
-            self.host.advance(&mut self.work);
-            if let Some(pair) = self.pair.as_mut().filter(|_| pair_busy) {
-                if !started {
-                    if pair.is_side_by_side() {
-                        // The untuned proxy's thread wants a core that the host's would spin on.
-                        self.host.rest();
-                    }
-                    pair.start();
-                }
-                started = false;
-                pair.finish()?;
-            }
-            let pair_tokens = self.pair.as_ref().map_or((0, 0), Pair::tokens);
-            let (total, done) = self.work.tokens();
-            if prefill(done + pair_tokens.1, total + pair_tokens.0).is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
     }
 
     fn clock(&self) -> Clock {

@@ -20,15 +20,21 @@ pub struct Work {
 }
 
 impl Work {
-    /// Adds a request and returns its index. `write` appends the history to an empty vector.
+    /// Adds a request and returns its index. `write` appends the history to an empty vector. With 0 rows there is
+    /// nothing to do for it.
     pub fn push(&mut self, sequence: SequenceId, rows: usize, write: impl FnOnce(&mut Vec<Token>)) -> usize {
         let (mut history, mut logits) = self.spare.pop().unwrap_or_default();
         history.clear();
         logits.clear();
-        write(&mut history);
-        let rows = rows.clamp(1, history.len().max(1));
+        let idle = rows == 0;
+        if !idle {
+            write(&mut history);
+        }
+        let rows = rows.min(history.len().max(1));
         self.requests.push(Request { sequence, history, rows });
-        self.progress.push(Progress::default());
+        let mut progress = Progress::default();
+        progress.complete = idle;
+        self.progress.push(progress);
         self.rows.push(logits);
         self.errors.push(None);
         self.suspect.push(false);
@@ -102,6 +108,16 @@ impl Work {
         match &self.errors[index] {
             Some(error) => Err(error.clone()),
             None => Ok(&mut self.rows[index]),
+        }
+    }
+
+    /// Moves the rows of a request that is done to the end of `into`.
+    pub fn take_rows(&mut self, index: usize, into: &mut Vec<f32>) {
+        let rows = &mut self.rows[index];
+        if into.is_empty() {
+            std::mem::swap(into, rows);
+        } else {
+            into.extend_from_slice(rows);
         }
     }
 
@@ -197,7 +213,9 @@ impl CachedModel {
         let context = self.capabilities().context;
         for index in 0..work.len() {
             let tokens = work.requests[index].history.len();
-            if tokens == 0 {
+            if work.progress[index].complete {
+                continue;
+            } else if tokens == 0 {
                 let error =
                     Error::invalid(format!("history of the {}", self.name), "no tokens", "at least one");
                 work.fail(index, error);

@@ -58,12 +58,11 @@ pub struct Pair {
     placement: Placement,
     /// Tells in turn from side by side, where that is left open.
     chooser: Chooser,
+    side_by_side: bool,
     tuned: Lane,
     untuned: Lane,
     maps: [TokenMap; 2],
     works: Option<[Work; 2]>,
-    /// Requests to the tuned proxy alone.
-    drafts: Work,
     context: [usize; 2],
 }
 
@@ -85,11 +84,11 @@ impl Pair {
         Ok(Self {
             placement,
             chooser: Chooser::default(),
+            side_by_side: !matches!(placement, Placement::Auto | Placement::InTurn),
             tuned: t,
             untuned: u,
             maps: [tuned.map, untuned.map],
             works: Some(Default::default()),
-            drafts: Work::default(),
             context,
         })
     }
@@ -110,7 +109,7 @@ impl Pair {
     }
 
     /// Adds a request for the last positions of a sequence, as many rows of the tuned and of the untuned proxy as
-    /// `rows` says; returns its index.
+    /// `rows` says; returns its index. A proxy of which 0 are wanted does not run.
     pub fn push(&mut self, sequence: SequenceId, history: &History, rows: [usize; 2]) -> usize {
         let [tuned_map, untuned_map] = &self.maps;
         let [tuned, untuned] = self.works.get_or_insert_default();
@@ -157,30 +156,33 @@ impl Pair {
             .fold((0, 0), |sum, (total, done)| (sum.0 + total, sum.1 + done))
     }
 
-    /// Whether the next round will use another thread than the caller's.
-    pub fn is_side_by_side(&self) -> bool {
-        match self.placement {
-            Placement::Auto => self.chooser.way(self.positions()) == SIDE_BY_SIDE,
-            Placement::InTurn => false,
-            Placement::SideBySide | Placement::Together => true,
+    /// Begins a step of about so many positions over all sequences: where its rounds run is settled with that.
+    pub fn begin(&mut self, positions: usize) {
+        if self.placement == Placement::Auto {
+            self.side_by_side = self.chooser.way(positions) == SIDE_BY_SIDE;
         }
     }
 
-    /// Tells how long the present requests took from their first round to their last, whatever of the caller's they
-    /// slowed down included: what the placement is chosen by.
-    pub fn took(&mut self, time: Duration) {
-        let way = usize::from(self.is_side_by_side());
-        self.chooser.record(self.positions(), way, time);
+    /// Tells how long the step took and how many positions it had, whatever of the caller's it slowed down included:
+    /// what the placement is chosen by.
+    pub fn took(&mut self, positions: usize, time: Duration) {
+        self.chooser.record(positions, usize::from(self.side_by_side), time);
     }
 
-    /// What a round costs goes by the rows wanted of the untuned proxy: one a sequence, or all of a draft.
-    fn positions(&self) -> usize {
-        self.works.as_ref().map_or(0, |w| w[1].wanted())
+    /// Whether the two proxies run at the same time in this step.
+    pub fn is_side_by_side(&self) -> bool {
+        self.side_by_side
+    }
+
+    /// Whether the next round will use another thread than the caller's.
+    pub fn uses_threads(&self) -> bool {
+        let both = || self.works.iter().flatten().all(|w| !w.all_done());
+        self.placement == Placement::Together || self.side_by_side && both()
     }
 
     /// Begins a round: at most one forward pass of each proxy, over whatever fits it.
     pub fn start(&mut self) {
-        let side_by_side = self.is_side_by_side();
+        let side_by_side = self.uses_threads();
         let [tuned, untuned] = self.works.take().unwrap_or_default();
         // First the one that may run elsewhere.
         self.untuned.start(untuned, side_by_side, !side_by_side);
@@ -218,6 +220,18 @@ impl Pair {
     pub fn rows(&self, index: usize) -> Result<[&[f32]; 2]> {
         let Some([tuned, untuned]) = &self.works else { return Ok([&[], &[]]) };
         Ok([tuned.rows(index)?, untuned.rows(index)?])
+    }
+
+    /// Moves the rows of request `index` to the ends of `tuned` and `untuned`.
+    ///
+    /// # Errors
+    /// As [`Pair::rows`]; nothing is moved then.
+    pub fn take_rows(&mut self, index: usize, into: &mut [Vec<f32>; 2]) -> Result<()> {
+        self.rows(index)?;
+        for (work, into) in self.works.iter_mut().flatten().zip(into) {
+            work.take_rows(index, into);
+        }
+        Ok(())
     }
 
     /// Row `row` of request `index`, tuned and untuned.
@@ -262,37 +276,6 @@ impl Pair {
     /// From host tokens to the tuned and to the untuned proxy's.
     pub fn maps(&self) -> &[TokenMap; 2] {
         &self.maps
-    }
-
-    /// Adds a request to the tuned proxy alone, for the last position of a sequence; returns its index among those.
-    pub fn push_draft(&mut self, sequence: SequenceId, history: &History) -> usize {
-        self.drafts.push(sequence, 1, |tokens| history.write_tuned(&self.maps[0], tokens))
-    }
-
-    /// Runs the tuned proxy over all of its own requests.
-    ///
-    /// # Errors
-    /// As [`Pair::finish`].
-    pub fn run_drafts(&mut self) -> Result<()> {
-        let away = self.placement == Placement::Together;
-        while !self.drafts.all_done() {
-            self.tuned.start(std::mem::take(&mut self.drafts), away, true);
-            self.drafts = self.tuned.finish()?;
-        }
-        Ok(())
-    }
-
-    /// The tuned proxy's row for draft request `index`, over its own vocabulary.
-    ///
-    /// # Errors
-    /// What made the proxy fail on this request.
-    pub fn draft_row(&self, index: usize) -> Result<&[f32]> {
-        self.drafts.rows(index)
-    }
-
-    /// Takes out all requests to the tuned proxy alone.
-    pub fn clear_drafts(&mut self) {
-        self.drafts.clear();
     }
 
     /// Frees the slots of a sequence that is gone.

@@ -125,12 +125,13 @@ impl Owner {
             if self.wishes.is_empty() {
                 continue;
             }
-            let begin = Instant::now();
+            let (begin, positions) = (Instant::now(), self.pair.len());
+            self.pair.begin(positions);
             self.pair.start();
             if let Err(error) = self.pair.finish() {
                 return self.give_up(error);
             }
-            self.pair.took(begin.elapsed());
+            self.pair.took(positions, begin.elapsed());
             self.answer_done();
             self.count();
         }

@@ -116,8 +116,8 @@ fn compare(config: &Config, models: Models, job: Job, prompt: Option<&str>) -> R
 
 /// One line: speed, what each model costs, the floor, what the shift did.
 fn figures(stats: &Stats) -> String {
-    let steps = stats.steps.max(1) as f64;
-    let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3 / steps;
+    let tokens = stats.tokens.saturating_sub(1).max(1) as f64;
+    let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3 / tokens;
     let mut line = format!("{} tokens, {:.0} tokens/s", stats.tokens, stats.tokens_per_s());
     if stats.tuned.is_zero() {
         return line + &format!(" (host {:.2} ms a token)", ms(stats.host));
@@ -132,6 +132,9 @@ fn figures(stats: &Stats) -> String {
         stats.shifted,
         stats.tokens
     );
+    if stats.drafted > 0 {
+        line += &format!("; {} of {} drafted tokens were kept", stats.accepted, stats.drafted);
+    }
     if stats.unshifted > 0 {
         line += &format!("; {} positions went unshifted because a proxy failed", stats.unshifted);
     }

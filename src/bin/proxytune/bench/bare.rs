@@ -1,6 +1,6 @@
 //! The forward passes with nothing around them.
 
-use super::{PROMPT, median_ms};
+use super::median_ms;
 use proxytune::backend::llama::{ContextOptions, LlamaContext, LlamaModel, ThreadPool};
 use proxytune::backend::{Backend, Span};
 use proxytune::config::Config;
@@ -15,7 +15,8 @@ pub struct BarePasses {
     alone: [Vec<(LlamaContext, Vec<Duration>)>; 3],
     /// The three after one another, as a step needs them: none finds its weights in the caches.
     in_turn: [(LlamaContext, Vec<Duration>); 3],
-    sequences: usize,
+    /// One a sequence: attention costs more after longer ones.
+    prompts: Vec<Vec<u32>>,
 }
 
 /// Medians in milliseconds.
@@ -28,14 +29,14 @@ pub struct BareMs {
 }
 
 impl BarePasses {
-    pub fn new(config: &Config, models: &Models, sequences: usize, context: usize) -> Result<Self> {
+    pub fn new(config: &Config, models: &Models, prompts: Vec<Vec<u32>>, context: usize) -> Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let all = if config.proxy_tuning.threads == 0 { cores } else { config.proxy_tuning.threads };
         let Some([(tuned, _), (untuned, _)]) = &models.proxies else { return Err(Error::Interrupted) };
         let make = |model: &Arc<LlamaModel>, pool: Arc<ThreadPool>| {
             let name = "bare pass".into();
-            let options =
-                ContextOptions { name, slots: sequences, context, batch: 512, pool, pool_alone: None };
+            let slots = prompts.len();
+            let options = ContextOptions { name, slots, context, batch: 512, pool, pool_alone: None };
             Ok::<_, Error>((LlamaContext::new(model.clone(), &options)?, Vec::new()))
         };
         let pool = |threads| ThreadPool::new(threads, 50).map(Arc::new);
@@ -49,17 +50,17 @@ impl BarePasses {
         Ok(Self {
             alone: [alone(&models.host)?, alone(tuned)?, alone(untuned)?],
             in_turn: [in_turn(&models.host)?, in_turn(tuned)?, in_turn(untuned)?],
-            sequences,
+            prompts,
         })
     }
 
     /// Times `steps` passes of each.
     pub fn time(&mut self, steps: usize) -> Result<()> {
         for (context, times) in self.alone.iter_mut().flatten() {
-            times.push(time_round(&mut [context], self.sequences, steps)?[0]);
+            times.push(time_round(&mut [context], &self.prompts, steps)?[0]);
         }
         let [(host, h), (tuned, t), (untuned, u)] = &mut self.in_turn;
-        let round = time_round(&mut [host, tuned, untuned], self.sequences, steps)?;
+        let round = time_round(&mut [host, tuned, untuned], &self.prompts, steps)?;
         [h, t, u].into_iter().zip(round).for_each(|(times, time)| times.push(time));
         Ok(())
     }
@@ -75,20 +76,30 @@ impl BarePasses {
 }
 
 /// The mean time of a pass of each context, which take turns.
-fn time_round(contexts: &mut [&mut LlamaContext], sequences: usize, steps: usize) -> Result<Vec<Duration>> {
-    let vocab = contexts[0].capabilities().vocab as u32;
-    let prompt: Vec<u32> = (0..PROMPT as u32).map(|i| (i * 7919 + 11) % vocab).collect();
+fn time_round(
+    contexts: &mut [&mut LlamaContext],
+    prompts: &[Vec<u32>],
+    steps: usize,
+) -> Result<Vec<Duration>> {
     for context in contexts.iter_mut() {
-        for slot in 0..sequences {
+        for (slot, prompt) in prompts.iter().enumerate() {
+            // A proxy may know fewer tokens.
+            let vocab = context.capabilities().vocab as u32;
+            let tokens: Vec<u32> = prompt.iter().map(|token| token % vocab).collect();
             context.clear(slot);
-            context.forward(&[Span { slot, start: 0, tokens: &prompt, rows: 0 }])?;
+            context.forward(&[Span { slot, start: 0, tokens: &tokens, rows: 0 }])?;
         }
     }
     let mut times = vec![Duration::ZERO; contexts.len()];
     for step in 0..steps {
-        let token = [step as u32 % vocab];
-        let span = |slot| Span { slot, start: PROMPT + step, tokens: &token, rows: 1 };
-        let spans: Vec<Span<'_>> = (0..sequences).map(span).collect();
+        let token = [0];
+        let span = |(slot, prompt): (usize, &Vec<u32>)| Span {
+            slot,
+            start: prompt.len() + step,
+            tokens: &token,
+            rows: 1,
+        };
+        let spans: Vec<Span<'_>> = prompts.iter().enumerate().map(span).collect();
         for (context, time) in contexts.iter_mut().zip(&mut times) {
             let begin = Instant::now();
             context.forward(&spans)?;

@@ -117,7 +117,8 @@ impl<'a> Bout<'a> {
         if speculate != Speculate::Off {
             ways.push(way("speculative", sequences, models, None, speculate)?);
         }
-        let bare = BarePasses::new(config, models, sequences, longest)?;
+        let own = |sequence: usize| prompts[sequence % prompts.len()].clone();
+        let bare = BarePasses::new(config, models, (0..sequences).map(own).collect(), longest)?;
         let alpha = config.proxy_tuning.alpha;
         Ok(Self { args, sampler, prompts, sequences, alpha, ways, bare })
     }
@@ -127,8 +128,9 @@ impl<'a> Bout<'a> {
         // The first round warms up: caches, threads, and what is chosen by measurement.
         for round in 0..=self.args.rounds {
             progress.set(round as u64, self.args.rounds as u64, &format!("{} sequences", self.sequences));
-            for way in 0..self.ways.len() {
-                self.time(way, round)?;
+            for turn in 0..self.ways.len() {
+                // Who comes first in one round comes later in the next.
+                self.time((turn + round) % self.ways.len(), round)?;
             }
             self.bare.time(self.args.tokens - 1)?;
         }
@@ -158,7 +160,10 @@ impl<'a> Bout<'a> {
         Job {
             history: History::new(prompt.clone(), None),
             alpha: self.alpha,
-            sampler: SamplerOptions { seed: sequence as u64, ..self.sampler.clone() },
+            sampler: SamplerOptions {
+                seed: (round * self.sequences + sequence) as u64,
+                ..self.sampler.clone()
+            },
             max_tokens: self.args.tokens,
             stops: vec![],
             control: false,
@@ -191,6 +196,12 @@ fn time_steps(way: &mut Way, jobs: Vec<Job>) -> Result<Duration> {
         way.drafted += outcome.stats.drafted;
         way.accepted += outcome.stats.accepted;
         tokens = tokens.max(outcome.tokens.len());
+    }
+    if let Some(stats) = outcomes.first().map(|o| &o.stats) {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3 / stats.steps.max(1) as f64;
+        let (host, tuned, untuned) = (ms(stats.host), ms(stats.tuned), ms(stats.untuned));
+        let (step, drafted) = (ms(stats.decode), stats.drafted);
+        tracing::debug!(mode = way.mode, step, host, tuned, untuned, drafted, "mean ms of a step");
     }
     let [first, last] = [first, last].map(|time| time.ok_or(Error::Interrupted));
     Ok((last? - first?) / tokens.saturating_sub(1).max(1) as u32)

@@ -1,0 +1,108 @@
+//! The forward passes of a step: the host over every position, the proxies over those that drafting has left open.
+
+use super::Decoder;
+use super::job::Running;
+use crate::error::Result;
+use crate::pair::{Pair, Placement};
+use std::ops::ControlFlow;
+
+impl Decoder {
+    /// Runs the host to the end of every active history, and the proxies as far as is needed to judge the drafts: all the
+    /// way where nothing was drafted, or where they run while the host does.
+    pub(super) fn forward(
+        &mut self,
+        running: &mut [Running],
+        prefill: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
+        let at_once = self.pair.as_ref().is_some_and(|p| p.placement() == Placement::Together);
+        self.work.clear();
+        self.pair.iter_mut().for_each(Pair::clear);
+        for r in running.iter_mut().filter(|r| r.is_active()) {
+            let rows = r.draft.tokens.len() + 1;
+            r.request = self.work.push(r.id, rows, |tokens| tokens.extend_from_slice(r.history.tokens()));
+            r.pair_request = self.pair.as_mut().and_then(|pair| r.push_checks(pair, at_once));
+        }
+        let mut started = false;
+        loop {
+            let pair_busy = self.pair.as_ref().is_some_and(|p| !p.all_done());
+            if self.work.all_done() && !pair_busy {
+                self.collect(running);
+                return Ok(ControlFlow::Continue(()));
+            }
+            if let Some(pair) = self.pair.as_mut().filter(|_| pair_busy && at_once) {
+                pair.start();
+                started = true;
+            }
+            self.host.advance(&mut self.work);
+            if let Some(pair) = self.pair.as_mut().filter(|_| pair_busy) {
+                if !std::mem::take(&mut started) {
+                    self.host.rest_for(pair);
+                    pair.start();
+                }
+                pair.finish()?;
+            }
+            let pair_tokens = self.pair.as_ref().map_or((0, 0), Pair::tokens);
+            let (total, done) = self.work.tokens();
+            if prefill(done + pair_tokens.1, total + pair_tokens.0).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+    }
+
+    /// Runs the proxies over the last position of the sequences whose whole draft was accepted.
+    pub(super) fn run_last(&mut self, running: &mut [Running]) -> Result<()> {
+        let Some(pair) = &mut self.pair else { return Ok(()) };
+        pair.clear();
+        for r in running.iter_mut() {
+            r.pair_request = r.wants_last().then(|| pair.push(r.id, &r.history, [1, 1]));
+        }
+        while !pair.all_done() {
+            self.host.rest_for(pair);
+            pair.start();
+            pair.finish()?;
+        }
+        self.collect(running);
+        Ok(())
+    }
+
+    /// Moves the proxies' rows to the sequences they belong to.
+    pub(super) fn collect(&mut self, running: &mut [Running]) {
+        let Some(pair) = &mut self.pair else { return };
+        for r in running {
+            if let Some(Err(error)) = r.pair_request.take().map(|i| pair.take_rows(i, &mut r.draft.rows)) {
+                r.proxy_error = Some(error);
+            }
+        }
+    }
+}
+
+impl crate::pair::CachedModel {
+    /// Gives up cores that the host's threads would spin on where the proxies are about to want them.
+    pub(super) fn rest_for(&mut self, pair: &Pair) {
+        if pair.uses_threads() {
+            self.rest();
+        }
+    }
+}
+
+impl Running {
+    /// Asks the pair for the rows that this step's positions lack; all of them where `all`, else those of the draft.
+    fn push_checks(&mut self, pair: &mut Pair, all: bool) -> Option<usize> {
+        let drafted = self.draft.tokens.len();
+        if self.alpha == 0.0 {
+            return None;
+        }
+        if drafted == 0 || all {
+            // The tuned proxy has gone ahead: only its last row is missing.
+            return Some(pair.push(self.id, &self.history, [1, drafted + 1]));
+        }
+        if self.draft.in_lockstep {
+            return None;
+        }
+        // The row after the draft can wait until it is known that all of it was accepted.
+        self.history.rollback(1);
+        let request = pair.push(self.id, &self.history, [0, drafted]);
+        self.history.extend(&self.draft.tokens[drafted - 1..]);
+        Some(request)
+    }
+}
