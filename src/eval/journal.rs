@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// How the file begins.
 const BEGIN: &[u8] = b"{\"journal\":";
 
-/// See the [module](self).
+/// Finished items, in memory and on disk.
 #[derive(Debug)]
 pub struct Journal {
     file: Option<(File, PathBuf)>,
