@@ -282,6 +282,7 @@ fn files_that_cannot_be_written_are_refused_before_any_model_is_loaded() {
         &["--window"],
     );
     assert!(!page.exists(), "no empty page is left behind");
+    assert_eq!(std::fs::read_dir(files.path("proxytune/eval")).unwrap().count(), 0, "nor a journal");
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod common;
 
 use common::{fixture_config, models, path, take_turns};
 use proxytune::Error;
-use proxytune::eval::{self, Column, Items, Journal, Metric, PromptOptions, Report, Setup};
+use proxytune::eval::{self, Column, Items, Journal, Metric, Passage, PromptOptions, Report, Scorer, Setup};
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
 
@@ -81,6 +81,36 @@ fn windows_scored_together_score_as_each_by_itself() {
     let [together, alone] = [16, 1].map(|slots| score(&setup(slots), 48, &mut Journal::none()).metrics);
     for (a, b) in together[0].shifted.iter().zip(&alone[0].shifted) {
         assert!((a.score - b.score).abs() < 1e-6, "{a:?} {b:?}");
+    }
+}
+
+#[test]
+fn passages_scored_piece_by_piece_score_as_a_whole() {
+    let _turn = take_turns();
+    let setup = setup(16);
+    let tokens = setup.models.host.tokenize(&text(), false);
+    let passage = |tokens: &[u32]| {
+        let mut passage = Passage::new(tokens[..3].to_vec(), None);
+        passage.extend(&tokens[3..]);
+        passage
+    };
+    let passages = [passage(&tokens[..60]), passage(&tokens[60..90]), passage(&tokens[90..170])];
+    let score = |rows: usize| {
+        let mut scorer = Scorer::new(&setup.config, &setup.models, None, &setup.alphas, 80).unwrap();
+        scorer.limit_rows(rows);
+        let mut found = vec![Vec::new(); passages.len()];
+        let mut done = |index: usize, nats| {
+            found[index] = nats;
+            Ok(())
+        };
+        scorer.score(&passages, &mut done, &mut |_| ControlFlow::Continue(())).unwrap();
+        found
+    };
+    for (whole, pieces) in score(10_000).iter().zip(&score(13)) {
+        assert_eq!(whole.len(), 3 + ALPHAS.len());
+        for (a, b) in whole.iter().zip(pieces) {
+            assert!((a - b).abs() < 1e-3, "{a} {b}");
+        }
     }
 }
 

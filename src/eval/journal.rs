@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// How the file begins.
 const BEGIN: &[u8] = b"{\"journal\":";
 
-/// See the [module](self).
+/// Finished items, in memory and on disk.
 #[derive(Debug)]
 pub struct Journal {
     file: Option<(File, PathBuf)>,
@@ -88,13 +88,6 @@ impl Journal {
         self.write(&json!({ "key": key, "item": item }))?;
         self.items.insert(key, item);
         Ok(())
-    }
-
-    /// Deletes the file: the evaluation is over and its results are elsewhere.
-    pub fn discard(self) {
-        if let Some((_, path)) = self.file {
-            let _ = std::fs::remove_file(path);
-        }
     }
 
     fn write(&mut self, line: &Value) -> Result<()> {

@@ -86,7 +86,6 @@ impl Metric {
     pub fn warnings(&self) -> Vec<String> {
         let Some(best) = self.best() else { return Vec::new() };
         let mut warnings = Vec::new();
-        let said = if self.shifted.len() > 1 { "even the best alpha, " } else { "alpha " };
         let unit = self.unit_in_words();
         for (name, score, why) in [
             ("host", self.host, "the shift does harm here: leave it out, or try a smaller alpha"),
@@ -94,8 +93,12 @@ impl Metric {
         ] {
             if self.is_worse(best.score, score) {
                 let Shifted { alpha, score: shifted, .. } = best;
+                let which = match self.shifted.len() {
+                    1 => format!("alpha {alpha}"),
+                    _ => format!("even the best alpha, {alpha},"),
+                };
                 warnings.push(format!(
-                    "{said}{alpha}, scores worse ({}) than the {name} alone ({}) in {unit}: {why}",
+                    "{which} scores worse ({}) than the {name} alone ({}) in {unit}: {why}",
                     self.figure(shifted),
                     self.figure(score)
                 ));

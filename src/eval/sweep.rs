@@ -98,6 +98,12 @@ impl Scorer {
         Ok(Self { models, sides, alphas: alphas.to_vec(), threads, rows, slots })
     }
 
+    /// Lowers the number of rows of one model that are in memory at once, where memory is tight. A longer passage is
+    /// scored piece by piece, to the same end.
+    pub fn limit_rows(&mut self, rows: usize) {
+        self.rows = self.rows.min(rows.max(1));
+    }
+
     /// What is scored, in the order of the scores.
     pub fn columns(&self) -> Vec<Column> {
         Column::all(self.sides.len() > 3, &self.alphas)

@@ -6,7 +6,9 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -46,7 +48,7 @@ fn become_program(text: &str) -> Result<std::convert::Infallible, String> {
         setrlimit(resource, most, most).map_err(|e| step(&format!("cannot limit {resource:?}"), e))?;
     }
     prctl::set_no_new_privs().map_err(|e| step("cannot give up rights for good", e))?;
-    forbid_sockets()?;
+    forbid()?;
     let error = Command::new(orders.text("python"))
         .args(["-I", "-B", "program.py"])
         .env_clear()
@@ -55,15 +57,31 @@ fn become_program(text: &str) -> Result<std::convert::Infallible, String> {
     Err(format!("{} cannot be run ({error}); give another --python", orders.text("python")))
 }
 
-/// No sockets at all, whatever else the system permits. io_uring would be a way around.
-fn forbid_sockets() -> Result<(), String> {
-    let no_rules = || Vec::new();
-    let calls = [(libc::SYS_socket, no_rules()), (libc::SYS_io_uring_setup, no_rules())];
+/// No sockets, and no hand laid on other processes, whatever else the system permits: where there is no PID namespace,
+/// the keeper would be within reach.
+fn forbid() -> Result<(), String> {
+    let failed = |e: seccompiler::BackendError| format!("no seccomp filter ({e})");
+    // io_uring would be a way around.
+    let always = [
+        libc::SYS_socket,
+        libc::SYS_io_uring_setup,
+        libc::SYS_kill,
+        libc::SYS_tkill,
+        libc::SYS_rt_sigqueueinfo,
+        libc::SYS_rt_tgsigqueueinfo,
+        libc::SYS_pidfd_send_signal,
+        libc::SYS_ptrace,
+        libc::SYS_process_vm_writev,
+    ];
+    let mut calls: std::collections::BTreeMap<_, _> = always.map(|call| (call, Vec::new())).into();
+    // How a program aborts itself.
+    let own = u64::from(std::process::id());
+    let others = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, own).map_err(failed)?;
+    calls.insert(libc::SYS_tgkill, vec![SeccompRule::new(vec![others]).map_err(failed)?]);
     let refuse = SeccompAction::Errno(libc::EACCES as u32);
-    let arch = std::env::consts::ARCH.try_into().map_err(|_| "no seccomp on this processor".to_string())?;
-    let filter = SeccompFilter::new(calls.into_iter().collect(), SeccompAction::Allow, refuse, arch);
-    let program: BpfProgram =
-        filter.and_then(TryInto::try_into).map_err(|e| format!("no seccomp filter ({e})"))?;
+    let arch = std::env::consts::ARCH.try_into().map_err(failed)?;
+    let filter = SeccompFilter::new(calls, SeccompAction::Allow, refuse, arch).map_err(failed)?;
+    let program: BpfProgram = filter.try_into().map_err(failed)?;
     seccompiler::apply_filter(&program).map_err(|e| format!("the system takes no seccomp filter ({e})"))
 }
 

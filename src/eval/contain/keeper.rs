@@ -33,6 +33,8 @@ fn run(text: &str) -> Result<Value, String> {
     // What outlives its parent becomes our child, and nothing outlives us.
     prctl::set_child_subreaper(true).map_err(|e| step("cannot adopt its processes", e))?;
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| step("cannot be tied to the evaluation", e))?;
+    // Not even a program of the same user looks into us.
+    prctl::set_dumpable(false).map_err(|e| step("cannot close itself", e))?;
     let network = if leave() { "namespace" } else { "seccomp" };
     let file = |name: &str| {
         File::create(format!("{}/{name}", orders.text("folder")))

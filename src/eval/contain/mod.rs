@@ -6,7 +6,7 @@
 //!
 //! Where the system permits it, the program gets namespaces of its own: no network but a dead loopback, and a process
 //! tree that dies with its first process. Without them the same limits hold by other means: sockets are forbidden by a
-//! seccomp filter in any case, and the keeper adopts and kills what outlives its parent.
+//! seccomp filter in any case, as are signals to other processes, and the keeper adopts and kills what outlives its parent.
 
 mod inmate;
 mod keeper;
@@ -105,6 +105,13 @@ impl Cell {
                 output: tail(&folder.path().join("stdout"), 4096),
                 error: last_line(&tail(&folder.path().join("stderr"), 4096)),
                 network: text("network").unwrap_or_default(),
+            }),
+            // The program found a way to end its keeper, which ended the program.
+            (None, None) if outcome.status.code().is_none() => Ok(Ending {
+                how: "signal".into(),
+                output: String::new(),
+                error: "its keeper was killed".into(),
+                network: String::new(),
             }),
             (_, reason) => {
                 let reason =

@@ -69,7 +69,7 @@ pub fn run(args: &Eval) -> Result<ExitCode> {
     let report_file = args.report.as_deref().map(ReportFile::open).transpose()?;
     let mut journal = open_journal(args, &config, &task)?;
     let mut setup = setup(args, config, alphas)?;
-    let mut bar = Progress::new("{msg:<11} {bar:30} {pos}/{len}  {eta} left");
+    let mut bar = Progress::new("{msg} {bar:30} {pos}/{len}  {eta} left");
     let calibration = match &calibration {
         Some(text) => Some(calibrate(&mut setup, text, args.window, &mut bar)?),
         None => None,
@@ -251,7 +251,7 @@ fn listen<'a>(
     message: &'static str,
 ) -> impl FnMut(eval::Progress) -> ControlFlow<()> + 'a {
     move |progress| {
-        bar.set(progress.done, progress.total, message);
+        bar.set(progress.done, progress.total, &format!("{message} {}", progress.unit));
         if crate::interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }

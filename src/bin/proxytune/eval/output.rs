@@ -54,6 +54,7 @@ pub struct Kept {
     pub journal: Journal,
     path: Option<PathBuf>,
     is_ours: bool,
+    is_over: bool,
 }
 
 impl Kept {
@@ -62,10 +63,17 @@ impl Kept {
         self.path.as_deref()
     }
 
-    /// All results are out: one that nobody asked for goes.
-    pub fn finish(self) {
-        if self.is_ours {
-            self.journal.discard();
+    /// All results are out: a journal that nobody asked for goes.
+    pub fn finish(mut self) {
+        self.is_over = true;
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let is_useless = self.is_over || self.journal.is_empty();
+        if let Some(path) = self.path.as_ref().filter(|_| self.is_ours && is_useless) {
+            let _ = std::fs::remove_file(path);
         }
     }
 }
@@ -77,7 +85,9 @@ pub fn open_journal(args: &Eval, config: &Config, task: &Task) -> Result<Kept> {
         .journal
         .clone()
         .or_else(|| Some(cache()?.join(format!("{:016x}.jsonl", hash(header.to_string())))));
-    let Some(path) = path else { return Ok(Kept { journal: Journal::none(), path: None, is_ours: true }) };
+    let Some(path) = path else {
+        return Ok(Kept { journal: Journal::none(), path: None, is_ours: true, is_over: false });
+    };
     let is_ours = args.journal.is_none();
     if is_ours {
         let _ = path.parent().map(std::fs::create_dir_all);
@@ -88,11 +98,11 @@ pub fn open_journal(args: &Eval, config: &Config, task: &Task) -> Result<Kept> {
             if !journal.is_empty() {
                 anstream::eprintln!("going on with {} results of {}", journal.len(), path.display());
             }
-            Ok(Kept { journal, path: Some(path), is_ours })
+            Ok(Kept { journal, path: Some(path), is_ours, is_over: false })
         }
         Err(error) if is_ours => {
             tracing::warn!(%error, "going on without a journal: a kill would lose what is done");
-            Ok(Kept { journal: Journal::none(), path: None, is_ours })
+            Ok(Kept { journal: Journal::none(), path: None, is_ours, is_over: false })
         }
         Err(error) => Err(error),
     }
