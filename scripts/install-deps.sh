@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure that there is what the build needs: cmake, g++, make, pkg-config and libclang for llama.cpp and its
-# bindings, Python for the tests, and a recent enough Rust. Silent when nothing is missing; installs on Debian and its kin, says what to do
-# elsewhere.
+# bindings, Python for the tests, and a recent enough Rust. Silent when nothing is missing; installs on Debian and its
+# kin, says what to do elsewhere.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
