@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure that there is what the build needs: cmake, g++, make, pkg-config and libclang for llama.cpp and its
-# bindings, and a recent enough Rust. Silent when nothing is missing; installs on Debian and its kin, says what to do
-# elsewhere.
+# bindings, Python for the tests, and a recent enough Rust. Silent when nothing is missing; installs on Debian and its
+# kin, says what to do elsewhere.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,6 +24,8 @@ have g++ || have clang++ || missing+=(g++)
 have make || missing+=(make)
 have pkg-config || missing+=(pkg-config)
 have_libclang || missing+=(libclang-dev)
+# Tests run programs as `eval` runs generated code, on Linux only.
+[ "$(uname)" != Linux ] || [ -x /usr/bin/python3 ] || missing+=(python3)
 
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
