@@ -4,14 +4,14 @@
 mod common;
 
 use common::{Case, cases, fixture_config, models, take_turns};
-use proxytune::backend::Capabilities;
 use proxytune::backend::llama::SamplerOptions;
 use proxytune::backend::toy::Toy;
+use proxytune::backend::{Backend, Capabilities};
 use proxytune::config::Speculate;
 use proxytune::decode::accept::{Dice, Verdict, judge};
 use proxytune::decode::{DecodeOptions, Decoder, Finish, Job, Outcome, Pieces, RunOptions};
 use proxytune::pair::{CachedModel, History, Pair, Placement, Proxy};
-use proxytune::vocab::TokenMap;
+use proxytune::vocab::{Entry, Kind, TokenMap, Vocabulary};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -123,9 +123,14 @@ impl Toys {
     }
 
     fn decoder(&self, speculate: Speculate) -> Decoder {
+        self.decoder_with(speculate, TokenMap::identity(VOCAB), Placement::InTurn)
+    }
+
+    fn decoder_with(&self, speculate: Speculate, untuned_map: TokenMap, placement: Placement) -> Decoder {
         let model = |name: &str, toy: &Toy| CachedModel::new(name, toy.clone());
-        let proxy = |name, toy| Proxy { model: model(name, toy), map: TokenMap::identity(VOCAB) };
-        let pair = Pair::new(proxy("tuned", &self.tuned), proxy("untuned", &self.untuned), Placement::InTurn);
+        let proxy = |name, toy, map| Proxy { model: model(name, toy), map };
+        let tuned = proxy("tuned", &self.tuned, TokenMap::identity(VOCAB));
+        let pair = Pair::new(tuned, proxy("untuned", &self.untuned, untuned_map), placement);
         let options = DecodeOptions { speculate, ..DecodeOptions::default() };
         Decoder::new(Arc::new(NoText), model("host", &self.host), Some(pair.unwrap()), options)
     }
@@ -272,6 +277,42 @@ fn sampled_tokens_follow_the_shifted_distribution_with_and_without_drafts() {
             assert!(off > TOO_FAR, "{options:?} {mode:?}: blind to an error of 1 %, {off}");
         }
     }
+}
+
+/// A host token that the untuned proxy lacks is two of its own, so its rows after it stand elsewhere.
+#[test]
+fn a_vocabulary_with_gaps_gives_the_same_tokens_with_and_without_drafts() {
+    let entry = |id: usize| Entry { bytes: vec![b'a' + id as u8], kind: Kind::Text };
+    let host = Vocabulary::new((0..VOCAB).map(entry).collect());
+    let lacking = Vocabulary::new((0..VOCAB).filter(|&id| id != 5).map(entry).collect());
+    let map = TokenMap::between(&host, &lacking, |_| vec![0, 1]).unwrap();
+    let mut toys = Toys::new(4);
+    let capabilities =
+        Capabilities { vocab: VOCAB - 1, slots: 4, context: 128, ..toys.untuned.capabilities().clone() };
+    toys.untuned = Toy::new(capabilities, 3);
+    let mut drawn = 0;
+    for placement in [Placement::InTurn, Placement::SideBySide, Placement::Together] {
+        let tokens = |speculate| {
+            let mut decoder = toys.decoder_with(speculate, map.clone(), placement);
+            let job = |start| Job {
+                history: History::new(vec![start, 5, 2], None),
+                alpha: ALPHA,
+                sampler: SamplerOptions::default(),
+                max_tokens: 24,
+                stops: vec![],
+                control: false,
+                ignore_end: true,
+            };
+            let outcomes =
+                decoder.generate((0..4).map(job).collect(), false, &mut |_| ControlFlow::Continue(()));
+            outcomes.unwrap().into_iter().map(|o| o.tokens).collect::<Vec<_>>()
+        };
+        let plain = tokens(Speculate::Off);
+        drawn += plain.iter().flatten().filter(|&&t| t == 5).count();
+        assert_eq!(plain, tokens(Speculate::Tokens(1)), "{placement:?}");
+        assert_eq!(plain, tokens(Speculate::Tokens(3)), "{placement:?}");
+    }
+    assert!(drawn > 0, "the token that is lacking never came");
 }
 
 type Judge = fn(&[f32], &[f32], u32, &mut Dice) -> Verdict;

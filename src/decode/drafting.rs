@@ -41,7 +41,7 @@ impl Decoder {
                 let Some(request) = r.pair_request.take() else { continue };
                 if pair.take_rows(request, &mut r.draft.rows).is_ok() {
                     r.draft.in_lockstep = in_lockstep;
-                    r.extend_draft(&pair.maps()[0], &mut self.scratch)?;
+                    r.extend_draft(pair.maps(), &mut self.scratch)?;
                     let chance = self.lengths.chance(r.draft.confidence[length]);
                     r.draft.reach *= if self.pieces.is_end(r.draft.tokens[length]) { 0.0 } else { chance };
                 }
@@ -62,10 +62,11 @@ impl Running {
     }
 
     /// Draws the next token of the draft from the tuned proxy's latest row.
-    fn extend_draft(&mut self, map: &TokenMap, scratch: &mut Vec<f32>) -> Result<()> {
+    fn extend_draft(&mut self, maps: &[TokenMap; 2], scratch: &mut Vec<f32>) -> Result<()> {
         let draft = &mut self.draft;
-        let row = &draft.rows[0][draft.tokens.len() * map.proxy_len()..];
-        let row = if map.is_identity() { row } else { over_host(row, map, scratch) };
+        let row = &draft.rows[0][draft.tokens.len() * maps[0].proxy_len()..];
+        let identities = maps.iter().all(TokenMap::is_identity);
+        let row = if identities { row } else { over_host(row, maps, scratch) };
         if self.sampler.penalises() && draft.sampler.is_none() {
             draft.sampler = Some(self.sampler.fork()?);
         }
@@ -87,11 +88,15 @@ impl Running {
     }
 }
 
-/// A proxy's row in the host's order; tokens that the proxy lacks are never drafted.
-fn over_host<'a>(row: &[f32], map: &TokenMap, scratch: &'a mut Vec<f32>) -> &'a [f32] {
+/// The tuned proxy's row in the host's order. Tokens that either proxy lacks are never drafted: such a token is several of
+/// the proxy's, and the rows that follow would no longer stand beside the host's.
+fn over_host<'a>(row: &[f32], [tuned, untuned]: &[TokenMap; 2], scratch: &'a mut Vec<f32>) -> &'a [f32] {
     scratch.clear();
-    let logit = |&id: &Token| row.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY);
-    scratch.extend(map.ids().iter().map(logit));
+    let logit = |(&id, &other): (&Token, &Token)| match row.get(id as usize) {
+        Some(&logit) if other != TokenMap::NONE => logit,
+        _ => f32::NEG_INFINITY,
+    };
+    scratch.extend(tuned.ids().iter().zip(untuned.ids()).map(logit));
     scratch
 }
 
