@@ -237,7 +237,7 @@ fn draw_runs(toys: &Toys, speculate: Speculate, options: &SamplerOptions, draws:
         let job = |i| Job {
             history: History::new(PROMPT.to_vec(), None),
             alpha: ALPHA,
-            sampler: SamplerOptions { seed: (round * AT_ONCE + i) as u64, ..options.clone() },
+            sampler: SamplerOptions { seed: Some((round * AT_ONCE + i) as u64), ..options.clone() },
             max_tokens: TOKENS,
             stops: vec![],
             control: false,
@@ -319,7 +319,7 @@ type Judge = fn(&[f32], &[f32], u32, &mut Dice) -> Verdict;
 
 /// Draws once from `draft`, judges against `target`, and counts what comes out.
 fn counts_of(judge: Judge, target: &[f32], draft: &[f32], draws: usize) -> Vec<usize> {
-    let mut dice = Dice::new(7);
+    let mut dice = Dice::new(Some(7));
     let mut counts = vec![0; target.len()];
     for _ in 0..draws {
         let drafted = dice.draw(draft.iter().copied()).unwrap();

@@ -7,14 +7,17 @@
 use crate::vocab::Token;
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::{Rng, SeedableRng};
+use std::hash::{BuildHasher, RandomState};
 
 /// The random numbers of one sequence: the same for the same seed, on every machine.
 #[derive(Debug, Clone)]
 pub struct Dice(Pcg64);
 
 impl Dice {
-    /// Fixed by `seed`.
-    pub fn new(seed: u64) -> Self {
+    /// Fixed by `seed`; without one, others each time.
+    pub fn new(seed: Option<u64>) -> Self {
+        // The standard library's hasher starts from the system's random numbers.
+        let seed = seed.unwrap_or_else(|| RandomState::new().hash_one(0));
         Self(Pcg64::seed_from_u64(seed))
     }
 

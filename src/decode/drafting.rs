@@ -4,6 +4,7 @@
 use super::Decoder;
 use super::job::Running;
 use crate::combine::argmax;
+use crate::config::Speculate;
 use crate::error::Result;
 use crate::pair::Placement;
 use crate::vocab::{Token, TokenMap};
@@ -18,10 +19,14 @@ impl Decoder {
         let Some(pair) = &mut self.pair else { return Ok(()) };
         let most = pair.context().into_iter().chain([self.host.capabilities().context]).min().unwrap_or(0);
         let active = running.iter().filter(|r| r.is_active()).count();
+        // Such a draft's length goes by the clock, and with it which random numbers a token is drawn by.
+        let by_the_clock = self.options.speculate == Speculate::Auto;
         let in_lockstep = pair.is_side_by_side() && pair.placement() != Placement::Together;
         for length in 0.. {
             // Sequences whose draft has ended take no further part.
-            let drafting = |r: &Running| r.draft.tokens.len() == length && r.can_draft(most);
+            let drafting = |r: &Running| {
+                r.draft.tokens.len() == length && r.can_draft(most) && !(by_the_clock && r.fixed)
+            };
             let reach = running.iter().filter(|r| drafting(r)).map(|r| r.draft.reach).sum();
             if reach == 0.0 || !self.lengths.goes_on(active, length, reach) {
                 break;

@@ -176,6 +176,8 @@ pub(super) struct Running {
     pub alpha: f32,
     pub sampler: Sampler,
     pub dice: Dice,
+    /// Whether its seed is to fix its text.
+    pub fixed: bool,
     pub draft: Draft,
     /// Scratch: a distribution over the host's vocabulary.
     pub probabilities: Vec<f32>,
@@ -226,6 +228,7 @@ impl Running {
             stats: Stats { prompt_tokens: prompt, ..Stats::default() },
             history: job.history,
             alpha: job.alpha,
+            fixed: job.sampler.seed.is_some() && !sampler.is_greedy(),
             sampler,
             dice: Dice::new(job.sampler.seed),
             draft: Draft::default(),

@@ -218,7 +218,8 @@ fn jobs(chunk: &[Order], columns: &[Column], histories: &[History], options: &Ge
         let mut sampler = options.sampler.clone();
         // The same for all columns: they draw alike, so that their difference is not one of luck.
         let place = (order.item * options.samples + order.sample) as u64;
-        sampler.seed = sampler.seed.wrapping_add(place.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let seed = sampler.seed.unwrap_or(0);
+        sampler.seed = Some(seed.wrapping_add(place.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         Job {
             history: histories[order.item].clone(),
             alpha: if let Column::Shifted(alpha) = columns[order.column] { alpha } else { 0.0 },

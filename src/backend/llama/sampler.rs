@@ -19,13 +19,13 @@ pub struct SamplerOptions {
     pub min_p: f32,
     /// Divides the logits of tokens among the last 64; 1: none.
     pub repeat_penalty: f32,
-    /// Seed of the draws.
-    pub seed: u64,
+    /// Seed of the draws, which fixes the text; `None`: another one each time.
+    pub seed: Option<u64>,
 }
 
 impl Default for SamplerOptions {
     fn default() -> Self {
-        Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_penalty: 1.0, seed: 0 }
+        Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_penalty: 1.0, seed: None }
     }
 }
 

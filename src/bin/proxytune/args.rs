@@ -242,9 +242,9 @@ pub struct Sampling {
     /// Divide the logits of recent tokens by this
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     repeat_penalty: f32,
-    /// Seed of the sampling
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    /// Seed of the sampling: the same text each time; drafting is then left out unless --speculate says how many tokens
+    #[arg(long)]
+    seed: Option<u64>,
 }
 
 impl Sampling {

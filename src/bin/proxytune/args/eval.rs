@@ -165,7 +165,7 @@ impl Eval {
         let mut settings = Vec::new();
         if let Ok(sampler) = self.sampling.options() {
             settings.push(("temperature", sampler.temperature.to_string()));
-            settings.push(("seed", sampler.seed.to_string()));
+            settings.push(("seed", sampler.seed.unwrap_or(0).to_string()));
         }
         settings.extend(self.preamble.as_ref().map(|path| ("preamble", path.display().to_string())));
         settings.extend(self.rule.clone().map(|rule| ("match", rule)));

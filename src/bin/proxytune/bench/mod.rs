@@ -160,10 +160,7 @@ impl<'a> Bout<'a> {
         Job {
             history: History::new(prompt.clone(), None),
             alpha: self.alpha,
-            sampler: SamplerOptions {
-                seed: (round * self.sequences + sequence) as u64,
-                ..self.sampler.clone()
-            },
+            sampler: SamplerOptions { seed: None, ..self.sampler.clone() },
             max_tokens: self.args.tokens,
             stops: vec![],
             control: false,
