@@ -1,16 +1,17 @@
 //! A sequence as an engine's adapter holds it.
 
 use super::History;
-use super::runner::{Link, Message, Wish};
+use super::runner::{Link, Message, Wish, stopped};
 use crate::combine::{self, Logit, Shift};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::vocab::Token;
 use crossbeam_channel::{Receiver, bounded};
 
 /// A handle to one sequence of a [`Runner`](super::Runner).
 ///
 /// Changing it ([`extend`](Self::extend), [`rollback`](Self::rollback), [`sync`](Self::sync)) is bookkeeping and runs
-/// no model; [`prefetch`](Self::prefetch) starts the proxies, [`offset`](Self::offset) and [`shift`](Self::shift) wait
+/// no model; [`announce`](Self::announce) and [`prefetch`](Self::prefetch) ask for the proxies, [`offset`](Self::offset)
+/// and [`shift`](Self::shift) wait
 /// for them. For an unchanged history the offset is computed once, however often it is asked for. Dropping the handle
 /// frees its slots in the proxies' caches.
 pub struct Sequence {
@@ -81,12 +82,27 @@ impl Sequence {
         runner.sequence(self.history.clone(), self.alpha)
     }
 
-    /// Starts computing the offset for the present history; returns at once. Nothing happens when it is there or on
-    /// its way already, or when `alpha` is 0.
+    /// Starts computing the offset for the present history, and whatever else has been announced; returns at once.
+    /// Nothing happens when it is there or on its way already, or when `alpha` is 0. A runner without a thread starts
+    /// when somebody waits.
     ///
     /// # Errors
     /// When the runner is gone.
     pub fn prefetch(&mut self) -> Result<()> {
+        if self.alpha != 0.0 && !self.known {
+            self.announce()?;
+            self.link.inbox.send(Message::Start).map_err(|_| stopped())?;
+        }
+        Ok(())
+    }
+
+    /// Says that the offset for the present history will be wanted. It is computed in one round with all others
+    /// announced, once one of them is prefetched or waited for, or the runner is told to
+    /// [`start`](super::Runner::start).
+    ///
+    /// # Errors
+    /// When the runner is gone.
+    pub fn announce(&mut self) -> Result<()> {
         if self.alpha == 0.0 || self.known || self.pending.is_some() {
             return Ok(());
         }
@@ -115,9 +131,9 @@ impl Sequence {
             self.offset.resize(self.link.vocab, 0.0);
             return Ok(&self.offset);
         }
-        self.prefetch()?;
+        self.announce()?;
         if let Some(pending) = self.pending.take() {
-            self.offset = pending.recv().map_err(|_| stopped())??;
+            self.offset = self.link.wait(&pending)?;
             self.known = true;
         }
         Ok(&self.offset)
@@ -137,10 +153,6 @@ impl Sequence {
         let alpha = self.alpha;
         combine::shift_by(logits, self.offset()?, alpha)
     }
-}
-
-fn stopped() -> Error {
-    Error::Stopped("no thread serves this sequence any more".into())
 }
 
 impl Drop for Sequence {
