@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-/// A wish for the offset at the end of a history.
+/// A wish for the offsets at the last `rows` positions of a history.
 pub(super) struct Wish {
     pub sequence: SequenceId,
     pub history: History,
+    pub rows: usize,
     /// A buffer to write into.
     pub offset: Vec<f32>,
     pub reply: Sender<Result<Vec<f32>>>,
@@ -139,6 +140,11 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// Whether nothing runs before somebody waits.
+    pub fn is_lazy(&self) -> bool {
+        self.here.is_some()
+    }
+
     /// Waits for an answer; runs the rounds for it where nobody else does.
     pub fn wait(&self, answer: &Receiver<Result<Vec<f32>>>) -> Result<Vec<f32>> {
         loop {
@@ -219,7 +225,7 @@ impl Owner {
             }
             Message::Start => {
                 for wish in self.queued.drain(..) {
-                    self.pair.push(wish.sequence, &wish.history, [1, 1]);
+                    self.pair.push(wish.sequence, &wish.history, [wish.rows; 2]);
                     self.wishes.push(wish);
                 }
             }
@@ -241,9 +247,12 @@ impl Owner {
 
     fn answer_done(&mut self) {
         for index in (0..self.wishes.len()).rev().filter(|&i| self.pair.is_done(i)).collect::<Vec<_>>() {
-            let Wish { mut offset, reply, .. } = self.wishes.swap_remove(index);
-            offset.resize(self.pair.host_vocab(), 0.0);
-            let offset = self.pair.offset(index, 0, &mut offset).map(|()| offset);
+            let Wish { mut offset, reply, rows, .. } = self.wishes.swap_remove(index);
+            let vocab = self.pair.host_vocab();
+            offset.resize(rows * vocab, 0.0);
+            let mut parts = offset.chunks_exact_mut(vocab).enumerate();
+            let done = parts.try_for_each(|(row, offset)| self.pair.offset(index, row, offset));
+            let offset = done.map(|()| offset);
             self.pair.swap_remove(index);
             let counter = if offset.is_ok() { &self.stats.offsets } else { &self.stats.failures };
             counter.fetch_add(1, Relaxed);

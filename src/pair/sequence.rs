@@ -21,13 +21,20 @@ pub struct Sequence {
     /// The offset for the present history, where it is known or on its way.
     pending: Option<Receiver<Result<Vec<f32>>>>,
     known: bool,
-    /// Where the last offset stands; its memory goes to the runner and back.
+    /// Where the last offsets stand; the memory goes to the runner and back.
     offset: Vec<f32>,
+    /// What follows the history by guess, see [`Sequence::draft`].
+    draft: Vec<Token>,
+    /// The history with its draft that was last asked for, its length without, and which row is the present history's.
+    asked: Vec<Token>,
+    first: usize,
+    row: usize,
 }
 
 impl Sequence {
     pub(super) fn new(link: Link, history: History, alpha: f32) -> Self {
-        Self { link, history, alpha, pending: None, known: false, offset: Vec::new() }
+        let (offset, draft, asked) = Default::default();
+        Self { link, history, alpha, pending: None, known: false, offset, draft, asked, first: 0, row: 0 }
     }
 
     /// What the models have read.
@@ -68,11 +75,30 @@ impl Sequence {
         Ok(())
     }
 
-    /// What was computed, or is on its way, is for another history now.
+    /// Says which tokens will follow the present history if a guess is right. The offsets after each of them are then
+    /// computed in the same round, and are there when the history has come that far. Too late when that round runs.
+    pub fn draft(&mut self, tokens: &[Token]) {
+        let on_its_way = self.pending.as_ref().is_some_and(|p| !self.link.is_lazy() || !p.is_empty());
+        if !self.known && !on_its_way && self.draft != tokens {
+            self.pending = None;
+            self.draft.clear();
+            self.draft.extend_from_slice(tokens);
+        }
+    }
+
+    /// What was computed, or is on its way, is for another history now, unless that was drafted.
     fn changed(&mut self, changed: bool) {
-        if changed {
+        if !changed {
+            return;
+        }
+        let tokens = self.history.tokens();
+        let asked = self.known || self.pending.is_some();
+        if asked && tokens.len() >= self.first && self.asked.get(..tokens.len()) == Some(tokens) {
+            self.row = tokens.len() - self.first;
+        } else {
             self.pending = None;
             self.known = false;
+            self.draft.clear();
         }
     }
 
@@ -107,9 +133,16 @@ impl Sequence {
             return Ok(());
         }
         let (reply, pending) = bounded(1);
+        let mut history = self.history.clone();
+        history.extend(&self.draft);
+        self.asked.clear();
+        self.asked.extend_from_slice(history.tokens());
+        self.first = self.history.tokens().len();
+        self.row = 0;
         let wish = Wish {
             sequence: self.link.sequence,
-            history: self.history.clone(),
+            history,
+            rows: self.draft.len() + 1,
             offset: std::mem::take(&mut self.offset),
             reply,
         };
@@ -126,7 +159,7 @@ impl Sequence {
     /// When a proxy failed on this sequence, its context is full, or the runner is gone.
     pub fn offset(&mut self) -> Result<&[f32]> {
         if self.alpha == 0.0 {
-            self.known = false;
+            (self.known, self.pending, self.row) = (false, None, 0);
             self.offset.clear();
             self.offset.resize(self.link.vocab, 0.0);
             return Ok(&self.offset);
@@ -136,7 +169,7 @@ impl Sequence {
             self.offset = self.link.wait(&pending)?;
             self.known = true;
         }
-        Ok(&self.offset)
+        Ok(&self.offset[self.row * self.link.vocab..][..self.link.vocab])
     }
 
     /// Adds `alpha * (tuned - untuned)` to the host's logits for the present history, in place.

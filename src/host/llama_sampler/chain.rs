@@ -1,5 +1,6 @@
 //! What one sampler knows, and what it does to candidates.
 
+use super::passes::Place;
 use super::tuner::{Row, Running, Tuner};
 use crate::backend::llama::sys::llama_token_data;
 use crate::combine;
@@ -19,6 +20,8 @@ pub struct Chain {
     generating: bool,
     /// From the first application on; not copied to clones.
     sequence: Option<(Arc<Running>, Sequence)>,
+    /// Tokens that the host verifies together with the next one.
+    draft: Vec<Token>,
     logits: Vec<f32>,
     offset: Vec<f32>,
 }
@@ -26,8 +29,8 @@ pub struct Chain {
 impl Chain {
     /// A sampler that has been told of nothing.
     pub fn new(tuner: Arc<Tuner>) -> Self {
-        let (history, logits, offset) = Default::default();
-        Self { tuner, history, generating: false, sequence: None, logits, offset }
+        let (history, draft, logits, offset) = Default::default();
+        Self { tuner, history, generating: false, sequence: None, draft, logits, offset }
     }
 
     /// A token was read or sampled. `at_once`: nobody will say when the host computes next.
@@ -62,16 +65,23 @@ impl Chain {
         self.generating = false;
     }
 
-    /// Shifts the candidates for the next token. `row`: whose logits these are, `read`: what that model has
-    /// read, where that is known.
-    pub fn apply(&mut self, row: Option<Row<'_>>, read: Option<&[Token]>, candidates: &mut [llama_token_data]) {
-        if self.tuner.alpha() == 0.0 || row.is_some_and(|row| self.tuner.is_draft(row)) {
-            return;
-        }
-        // The program knows better what its model has read than a sampler that was not told of the prompt.
-        if let Some(read) = read.filter(|read| read.len() != self.history.len()) {
+    /// Learns what the model has read up to the row that comes next. Programs that do not tell their samplers of the
+    /// prompt are made up for.
+    pub fn learn(&mut self, place: &Place<'_>) {
+        self.draft.clone_from(&place.ahead);
+        if place.len != self.history.len()
+            && let Some(read) = place.read
+            && read.ends_with(&self.history)
+        {
             self.history.clear();
             self.history.extend_from_slice(read);
+        }
+    }
+
+    /// Shifts the candidates for the next token. `row`: whose logits these are, where that is known.
+    pub fn apply(&mut self, row: Option<Row<'_>>, candidates: &mut [llama_token_data]) {
+        if self.tuner.alpha() == 0.0 || row.is_some_and(|row| self.tuner.is_draft(row)) {
+            return;
         }
         if self.history.is_empty() {
             return;
@@ -100,6 +110,11 @@ impl Chain {
         let Some((_, sequence)) = &mut self.sequence else { return Ok(()) };
         self.generating = true;
         sequence.sync(&self.history)?;
+        sequence.draft(&self.draft);
+        if !self.draft.is_empty() && sequence.offset().is_err() {
+            // Without the draft it may fit.
+            sequence.draft(&[]);
+        }
         let offset = sequence.offset()?;
         self.logits.clear();
         self.logits.extend(candidates.iter().map(|c| c.logit));

@@ -1,34 +1,25 @@
-//! The sampler behind llama.cpp's C interface, and what a preloaded library sees of its host.
+//! The sampler behind llama.cpp's C interface.
 //!
 //! Nothing here panics into the host: what does panic is said once, and the host goes on as if it had no sampler.
 
-use super::{Chain, Host, Row, Tuner, say};
+use super::{Chain, Host, Row, Tuner, hooks, say};
 use crate::backend::llama::{LlamaModel, sys};
-use crate::config::OnError;
 use crate::vocab::Token;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::ptr::{null, null_mut};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Once, OnceLock};
+use std::ptr::null_mut;
+use std::sync::{Arc, Once};
 
-#[cfg(all(not(feature = "llama"), not(feature = "llama-linked")))]
-pub use sys::find_anywhere;
-pub use sys::{llama_batch, llama_context, llama_sampler, llama_token, llama_token_data_array};
+pub use sys::{llama_context, llama_sampler, llama_token, llama_token_data_array};
 
 thread_local! {
-    /// Whose logits this thread fetched last.
-    static FETCHED: Cell<*const llama_context> = const { Cell::new(null()) };
     static LAST_ERROR: RefCell<CString> = RefCell::default();
 }
 
-/// Whether this library hears of the host's forward passes.
-static HEARS_PASSES: AtomicBool = AtomicBool::new(false);
-
 /// Runs `call` so that no panic leaves it.
-fn guard<T>(otherwise: T, call: impl FnOnce() -> T) -> T {
+pub(super) fn guard<T>(otherwise: T, call: impl FnOnce() -> T) -> T {
     static SAID: Once = Once::new();
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
         SAID.call_once(|| say("an error in the plugin itself, see above; requests go on unshifted where it happens"));
@@ -57,7 +48,7 @@ static INTERFACE: Interface = Interface(sys::llama_sampler_i {
 
 /// A sampler around a chain; null where llama.cpp makes none. Owned by the caller: `llama_sampler_free`, or the chain
 /// that it is added to.
-fn wrap(chain: Chain) -> *mut llama_sampler {
+pub(super) fn wrap(chain: Chain) -> *mut llama_sampler {
     let state = Box::into_raw(Box::new(chain));
     // SAFETY: llama.cpp only reads the interface, and hands the state back to its functions.
     let sampler = unsafe { sys::llama_sampler_init((&raw const INTERFACE.0).cast_mut(), state.cast()) };
@@ -68,7 +59,7 @@ fn wrap(chain: Chain) -> *mut llama_sampler {
     sampler
 }
 
-fn is_ours(sampler: *const llama_sampler) -> bool {
+pub(super) fn is_ours(sampler: *const llama_sampler) -> bool {
     // SAFETY: a sampler that the host holds is valid.
     !sampler.is_null() && unsafe { (*sampler).iface }.cast_const() == &raw const INTERFACE.0
 }
@@ -89,7 +80,7 @@ unsafe extern "C" fn accept(sampler: *mut llama_sampler, token: llama_token) {
         // Places of an image have no token.
         if let Ok(token) = Token::try_from(token) {
             // SAFETY: llama.cpp passes our own sampler.
-            unsafe { state(sampler) }.accept(token, !HEARS_PASSES.load(Relaxed));
+            unsafe { state(sampler) }.accept(token, !hooks::hears_passes());
         }
     });
 }
@@ -105,15 +96,14 @@ unsafe extern "C" fn apply(sampler: *mut llama_sampler, candidates: *mut llama_t
             (state(sampler), &mut array.sorted, std::slice::from_raw_parts_mut(array.data, array.size))
         };
         *array = false;
-        let context = FETCHED.get();
-        if context.is_null() {
-            return state.apply(None, None, rows);
-        }
+        let Some(context) = hooks::fetched(|place| state.learn(place)) else {
+            return state.apply(None, rows);
+        };
         // SAFETY: this thread has just fetched logits of this context.
         let host = || unsafe { host(context) };
         let model = host_model(context);
         let row = Row { signature: (model.parameters(), model.size()), host: &host };
-        state.apply(Some(row), None, rows);
+        state.apply(Some(row), rows);
     });
 }
 
@@ -198,63 +188,4 @@ pub fn last_error() -> *const c_char {
 
 fn set_last_error(error: impl ToString) {
     LAST_ERROR.set(CString::new(error.to_string().replace('\0', " ")).unwrap_or_default());
-}
-
-// Preloaded
-
-/// The tuner that `PROXYTUNE_CONFIG` asks for; set up when the first chain is made.
-static PRELOADED: OnceLock<Option<Arc<Tuner>>> = OnceLock::new();
-
-fn preload() -> Option<Arc<Tuner>> {
-    #[cfg(not(feature = "llama"))]
-    let ready = sys::load();
-    #[cfg(feature = "llama")]
-    let ready = crate::Result::Ok(());
-    let path = std::env::var_os("PROXYTUNE_CONFIG")?;
-    match ready.map_err(|e| (e, OnError::Host)).and_then(|()| Tuner::of(Path::new(&path))) {
-        Ok(tuner) => Some(tuner),
-        Err((error, OnError::Host)) => {
-            say(format_args!("{error}; all requests go on unshifted"));
-            None
-        }
-        Err((error, OnError::Stop)) => {
-            say(format_args!("{error}; the program stops, since on_error = \"stop\""));
-            std::process::exit(1)
-        }
-    }
-}
-
-/// Before the host adds `sampler` to a chain: puts ours at its head, where `PROXYTUNE_CONFIG` asks for it.
-///
-/// # Safety
-/// Both are what llama.cpp's `llama_sampler_chain_add` takes.
-pub unsafe fn before_chain_add(chain: *mut llama_sampler, sampler: *mut llama_sampler) {
-    guard((), || {
-        let Some(tuner) = PRELOADED.get_or_init(preload) else { return };
-        // A copy of a chain begins with a copy of ours.
-        // SAFETY: as above.
-        if chain.is_null() || is_ours(sampler) || unsafe { sys::llama_sampler_chain_n(chain) } != 0 {
-            return;
-        }
-        let ours = wrap(Chain::new(tuner.clone()));
-        if !ours.is_null() {
-            // SAFETY: a fresh sampler, which is the chain's from now on.
-            unsafe { sys::llama_sampler_chain_add(chain, ours) };
-        }
-    });
-}
-
-/// The host is about to fetch logits of this context on this thread.
-pub fn fetches_logits(context: *const llama_context) {
-    FETCHED.set(context);
-}
-
-/// The host is about to run a forward pass.
-pub fn runs_pass() {
-    guard((), || {
-        HEARS_PASSES.store(true, Relaxed);
-        if let Some(Some(tuner)) = PRELOADED.get() {
-            tuner.host_computes();
-        }
-    });
 }
