@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # llama-server.sh: builds an unmodified llama-server and llama-simple with shared libraries, for the plugin's tests, and
-# prints their folder. Sources: the source package of llama-cpp-python. Kept outside the checkout; built once.
+# prints their folder; with --source the folder of the sources, which are those of llama-cpp-python's source package.
+# Kept outside the checkout; built once.
 set -euo pipefail
 
 version=0.3.36
@@ -8,8 +9,10 @@ cache=${PROXYTUNE_CACHE_DIR:-$HOME/.cache/proxytune-llama}
 source=$cache/llama_cpp_python-$version/vendor/llama.cpp
 build=$cache/build-$version
 
+result=$build/bin
+[ "${1:-}" != --source ] || result=$source
 if [ -e "$build/done" ] && [ -x "$build/bin/llama-server" ]; then
-    echo "$build/bin"
+    echo "$result"
     exit 0
 fi
 
@@ -18,7 +21,7 @@ mkdir -p "$cache"
 exec 9>"$cache/lock"
 flock 9
 if [ -e "$build/done" ]; then
-    echo "$build/bin"
+    echo "$result"
     exit 0
 fi
 
@@ -36,4 +39,4 @@ cmake -S "$source" -B "$build" -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON
     -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_BUILD_TESTS=OFF >&2
 cmake --build "$build" --target llama-server llama-simple -j "${JOBS:-$(nproc)}" >&2
 touch "$build/done"
-echo "$build/bin"
+echo "$result"

@@ -206,10 +206,7 @@ impl Owner {
             let finished = self.pair.finish();
             self.count();
             match finished {
-                Ok(()) => {
-                    self.pair.took(begin.elapsed());
-                    self.answer_done();
-                }
+                Ok(()) => self.answer_done(),
                 Err(error) => self.give_up(error),
             }
         }
@@ -224,7 +221,14 @@ impl Owner {
                 self.queued.push(wish);
             }
             Message::Start => {
-                for wish in self.queued.drain(..) {
+                for mut wish in self.queued.drain(..) {
+                    let tokens = wish.history.tokens();
+                    let draft = &tokens[tokens.len() + 1 - wish.rows..];
+                    // Rows are counted from a history's end, which needs a proxy's token for each of the host's.
+                    if !self.pair.maps().iter().all(|map| map.is_one_to_one(draft)) {
+                        wish.history.rollback(wish.rows - 1);
+                        wish.rows = 1;
+                    }
                     self.pair.push(wish.sequence, &wish.history, [wish.rows; 2]);
                     self.wishes.push(wish);
                 }

@@ -93,7 +93,9 @@ impl Sequence {
         }
         let tokens = self.history.tokens();
         let asked = self.known || self.pending.is_some();
-        if asked && tokens.len() >= self.first && self.asked.get(..tokens.len()) == Some(tokens) {
+        let rows = if self.known { self.offset.len() / self.link.vocab } else { usize::MAX };
+        let within = (self.first..self.first.saturating_add(rows)).contains(&tokens.len());
+        if asked && within && self.asked.get(..tokens.len()) == Some(tokens) {
             self.row = tokens.len() - self.first;
         } else {
             self.pending = None;
@@ -164,12 +166,18 @@ impl Sequence {
             self.offset.resize(self.link.vocab, 0.0);
             return Ok(&self.offset);
         }
+        let vocab = self.link.vocab;
         self.announce()?;
-        if let Some(pending) = self.pending.take() {
+        while let Some(pending) = self.pending.take() {
             self.offset = self.link.wait(&pending)?;
-            self.known = true;
+            self.known = self.row * vocab < self.offset.len();
+            // A draft that the proxies could not follow was left out.
+            if !self.known {
+                self.draft.clear();
+                self.announce()?;
+            }
         }
-        Ok(&self.offset[self.row * self.link.vocab..][..self.link.vocab])
+        Ok(&self.offset[self.row * vocab..][..vocab])
     }
 
     /// Adds `alpha * (tuned - untuned)` to the host's logits for the present history, in place.
