@@ -27,10 +27,12 @@ mod system {
         let mut found = Vec::new();
         for item in file.items {
             match item {
-                Item::ForeignMod(block) => found.extend(block.items.into_iter().filter_map(|item| match item {
-                    ForeignItem::Fn(f) if wanted.contains(&f.sig.ident.to_string()) => Some(f),
-                    _ => None,
-                })),
+                Item::ForeignMod(block) => {
+                    found.extend(block.items.into_iter().filter_map(|item| match item {
+                        ForeignItem::Fn(f) if wanted.contains(&f.sig.ident.to_string()) => Some(f),
+                        _ => None,
+                    }))
+                }
                 item => items.push(item),
             }
         }
@@ -56,7 +58,8 @@ mod system {
             return Vec::new();
         };
         let places = [dir.join("include"), dir.join("ggml/include"), dir.clone()];
-        let dirs: Vec<_> = places.into_iter().filter(|d| d.join("llama.h").exists() || d.join("ggml.h").exists()).collect();
+        let dirs: Vec<_> =
+            places.into_iter().filter(|d| d.join("llama.h").exists() || d.join("ggml.h").exists()).collect();
         if !dirs.iter().any(|d| d.join("llama.h").exists()) {
             panic!(
                 "LLAMA_DIR={}: there is no include/llama.h; give llama.cpp's source tree or install prefix",
@@ -79,7 +82,11 @@ mod system {
             .generate_comments(false)
             .formatter(bindgen::Formatter::None)
             .generate()
-            .unwrap_or_else(|e| panic!("llama.h cannot be read ({e}); set LLAMA_DIR to llama.cpp's source tree or install prefix"))
+            .unwrap_or_else(|e| {
+                panic!(
+                    "llama.h cannot be read ({e}); set LLAMA_DIR to llama.cpp's source tree or install prefix"
+                )
+            })
             .to_string()
     }
 

@@ -94,8 +94,14 @@ impl Runner {
         let (inbox, messages) = unbounded();
         let stats = Arc::new(RunnerStats::default());
         let vocab = pair.host_vocab();
-        let owner =
-            Owner { pair, messages, queued: Vec::new(), wishes: Vec::new(), stats: stats.clone(), open: true };
+        let owner = Owner {
+            pair,
+            messages,
+            queued: Vec::new(),
+            wishes: Vec::new(),
+            stats: stats.clone(),
+            open: true,
+        };
         (Self { inbox, thread: None, here: None, stats, vocab, next: AtomicU64::new(0) }, owner)
     }
 

@@ -39,7 +39,9 @@ fn look_up() -> Result<Table> {
         .ok_or_else(|| error("not found; it must be linked dynamically or export its symbols".into()))?;
     Table::load(|name| library.find(name)).map_err(|missing| {
         let names = missing.join(", ");
-        error(format!("it lacks {names}; build the plugin with this very llama.cpp's header (make plugin LLAMA_DIR=…)"))
+        error(format!(
+            "it lacks {names}; build the plugin with this very llama.cpp's header (make plugin LLAMA_DIR=…)"
+        ))
     })
 }
 
@@ -114,9 +116,8 @@ pub fn find_anywhere(name: &CStr) -> *mut c_void {
             let address = libc::dlsym(handle, search.name.as_ptr());
             libc::dlclose(handle);
             let mut place: libc::Dl_info = std::mem::zeroed();
-            let foreign = !address.is_null()
-                && libc::dladdr(address, &mut place) != 0
-                && place.dli_fbase != search.own;
+            let foreign =
+                !address.is_null() && libc::dladdr(address, &mut place) != 0 && place.dli_fbase != search.own;
             if foreign {
                 search.found = address;
             }
@@ -200,5 +201,4 @@ mod layout {
             plausible(&*room.0.as_ptr().cast::<T>())
         }
     }
-
 }

@@ -87,7 +87,9 @@ impl Chain {
             return;
         }
         let Some(running) = self.tuner.running(row) else {
-            if self.tuner.on_error() == OnError::Stop && let Some(row) = row {
+            if self.tuner.on_error() == OnError::Stop
+                && let Some(row) = row
+            {
                 let host = (row.host)();
                 end(candidates, |token| host.model.is_end(token));
             }

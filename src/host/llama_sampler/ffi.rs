@@ -22,7 +22,9 @@ thread_local! {
 pub(super) fn guard<T>(otherwise: T, call: impl FnOnce() -> T) -> T {
     static SAID: Once = Once::new();
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
-        SAID.call_once(|| say("an error in the plugin itself, see above; requests go on unshifted where it happens"));
+        SAID.call_once(|| {
+            say("an error in the plugin itself, see above; requests go on unshifted where it happens")
+        });
         otherwise
     })
 }

@@ -136,7 +136,9 @@ unsafe fn entries(context: *mut llama_context, batch: &llama_batch) -> Vec<Entry
         unsafe {
             let sequences = match batch.seq_id.is_null() || batch.n_seq_id.is_null() {
                 true => vec![0],
-                false => (0..*batch.n_seq_id.add(at)).map(|i| *(*batch.seq_id.add(at)).add(i as usize)).collect(),
+                false => {
+                    (0..*batch.n_seq_id.add(at)).map(|i| *(*batch.seq_id.add(at)).add(i as usize)).collect()
+                }
             };
             let position = match batch.pos.is_null() {
                 false => *batch.pos.add(at),

@@ -95,14 +95,18 @@ impl Tuner {
             let options = LoadOptions { gpu_layers: tuning.gpu_layers, device, ..LoadOptions::default() };
             LlamaModel::load(model_path(path, key)?, options).map(Arc::new)
         };
-        let proxies = [
-            load(&tuning.tuned, "proxy_tuning.tuned")?,
-            load(&tuning.untuned, "proxy_tuning.untuned")?,
-        ];
+        let proxies =
+            [load(&tuning.tuned, "proxy_tuning.tuned")?, load(&tuning.untuned, "proxy_tuning.untuned")?];
         if tuning.tuned_prompt.system.is_some() {
             say("tuned_prompt is not used here: all three models read the host's prompt");
         }
-        Ok(Self { config, proxies, stage: Mutex::new(Stage::Waiting), failures: AtomicU64::new(0), told: Mutex::default() })
+        Ok(Self {
+            config,
+            proxies,
+            stage: Mutex::new(Stage::Waiting),
+            failures: AtomicU64::new(0),
+            told: Mutex::default(),
+        })
     }
 
     /// Weight of the shift.
@@ -161,7 +165,8 @@ impl Tuner {
         let model = match (host, &config.host.model) {
             (Some(host), _) => &host.model,
             (None, Some(path)) => {
-                named = Arc::new(LlamaModel::load(path, LoadOptions { vocab_only: true, ..Default::default() })?);
+                named =
+                    Arc::new(LlamaModel::load(path, LoadOptions { vocab_only: true, ..Default::default() })?);
                 &named
             }
             // Nothing says otherwise; rows of another length are refused.
