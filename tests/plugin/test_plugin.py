@@ -85,7 +85,7 @@ class Greedy(Plugin):
 
     def test_draft_model(self):
         for slots in (1, 4):
-            draft = ["-md", TUNED, "--spec-draft-n-max", 3]
+            draft = ["-md", TUNED, "--spec-type", "draft-simple", "--spec-draft-n-max", 3]
             with self.server(*draft, slots=slots) as server:
                 cases = of_alpha(1.0)
                 answers = at_once([lambda c=c: server.complete(c["prompt_tokens"]) for c in cases])
