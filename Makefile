@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench build lint doc install-deps target-dir
+.PHONY: help demo test bench build lint doc plugin test-plugin install-deps target-dir
 
 # Outside the working tree, so that it outlives a fresh checkout. One already set is kept.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/proxytune-target
@@ -38,6 +38,22 @@ build: install-deps target-dir ## Build the release binary
 lint: install-deps target-dir ## cargo fmt --check and clippy, warnings are errors
 	@scripts/component.sh rustfmt fmt || exit 0; set -x; cargo fmt --check
 	@scripts/component.sh clippy clippy || exit 0; set -x; cargo clippy --release --all-targets $(CARGO_FLAGS) -- -D warnings
+
+# llama.cpp's source tree or install prefix; empty: where the compiler finds llama.h.
+LLAMA_DIR ?=
+# Of its own, since the same dependencies are built with other features.
+PLUGIN_TARGET_DIR := $(or $(PLUGIN_TARGET_DIR),$(CARGO_TARGET_DIR)-plugin)
+export PLUGIN_TARGET_DIR
+PLUGIN := $(PLUGIN_TARGET_DIR)/release/libproxytune_llama.so
+plugin test-plugin: export CARGO_TARGET_DIR := $(PLUGIN_TARGET_DIR)
+
+plugin: install-deps ## The plugin for llama.cpp programs: make plugin LLAMA_DIR=<source tree or install prefix>
+	@scripts/target-dir.sh "$(PLUGIN_TARGET_DIR)"
+	LLAMA_DIR="$(LLAMA_DIR)" cargo build --release --locked -p proxytune-llama
+	@echo "$(PLUGIN)"
+
+test-plugin: ## The plugin in an unmodified llama-server, which is built once (about ten minutes on two cores)
+	@scripts/test-plugin.sh $(MAKE)
 
 # In release as well: a debug build would compile the engine a second time.
 doc: install-deps target-dir ## Build the documentation, warnings are errors

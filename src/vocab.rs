@@ -169,6 +169,11 @@ impl TokenMap {
         &self.ids
     }
 
+    /// Whether each of these host tokens is one of the proxy's, so that positions correspond.
+    pub fn is_one_to_one(&self, host: &[Token]) -> bool {
+        self.identity || host.iter().all(|&t| self.ids.get(t as usize).is_some_and(|&id| id != Self::NONE))
+    }
+
     /// Appends the proxy's tokens for a piece of the host's history.
     ///
     /// A token that the proxy lacks is spelt in several of its own; a control token or an index beyond the host's

@@ -21,7 +21,9 @@ const LAYERS: &[Layer] = &[
 ];
 /// Programs and bindings: the library knows nothing of them.
 const OUTERMOST: &[&str] = &["bin", "serve", "bindings"];
-const UNSAFE_IN: &str = "src/backend/llama/";
+/// The engine's API, and what stands before it in a host's process.
+const UNSAFE_IN: &[&str] =
+    &["src/backend/llama/", "src/host/llama_sampler/ffi.rs", "src/host/llama_sampler/hooks.rs"];
 const MOST_LINES: usize = 400;
 
 struct Import {
@@ -161,9 +163,11 @@ fn unsafe_lines(file: &str, text: &str) -> Vec<String> {
         })
     };
     let code = code(text);
-    let lines = code.lines().enumerate().filter(|(_, line)| !file.starts_with(UNSAFE_IN) && is_unsafe(line));
+    let allowed = UNSAFE_IN.iter().any(|place| file.starts_with(place));
+    let lines = code.lines().enumerate().filter(|(_, line)| !allowed && is_unsafe(line));
+    let places = UNSAFE_IN.join(", ");
     lines
-        .map(|(i, line)| format!("{file}:{}: `{}`: unsafe code only in {UNSAFE_IN}", i + 1, line.trim()))
+        .map(|(i, line)| format!("{file}:{}: `{}`: unsafe code only in {places}", i + 1, line.trim()))
         .collect()
 }
 
@@ -231,5 +235,9 @@ fn a_breach_is_named_with_file_line_import_and_rule() {
     );
     let line =
         unsafe_lines("src/combine.rs", "#![deny(unsafe_op_in_unsafe_fn)]\nlet x = unsafe { f() };").join("");
-    assert_eq!(line, "src/combine.rs:2: `let x = unsafe { f() };`: unsafe code only in src/backend/llama/");
+    assert!(
+        line.starts_with(
+            "src/combine.rs:2: `let x = unsafe { f() };`: unsafe code only in src/backend/llama/"
+        )
+    );
 }

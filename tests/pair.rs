@@ -74,6 +74,8 @@ enum Event {
     /// The history up to a place, then other tokens.
     Sync(usize, Vec<Token>),
     Fork,
+    Draft(Vec<Token>),
+    Announce,
     Prefetch,
     Offset,
     Shift,
@@ -89,6 +91,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..8usize).prop_map(Event::Rollback),
         2 => (0..CONTEXT, tokens(0..9)).prop_map(|(keep, t)| Event::Sync(keep, t)),
         2 => Just(Event::Fork),
+        2 => tokens(1..5).prop_map(Event::Draft),
+        2 => Just(Event::Announce),
         5 => Just(Event::Prefetch),
         6 => Just(Event::Offset),
         2 => Just(Event::Shift),
@@ -110,11 +114,17 @@ struct Model {
 }
 
 impl Model {
+    /// Tokens that the longer of the two histories has.
+    fn longest(&self) -> usize {
+        let tuned = self.tuned.as_ref().map_or(0, |own| own.len() + self.host.len() - self.prompt);
+        tuned.max(self.host.len())
+    }
+
     /// The offset from scratch; `None` where a history does not fit.
     fn offset(&self, trio: &Trio, alpha: f32) -> Option<Vec<f32>> {
         let own = |p: &Vec<Token>| [p, &self.host[self.prompt..]].concat();
         let tuned = self.tuned.as_ref().map_or_else(|| self.host.clone(), own);
-        let fits = tuned.len().max(self.host.len()) <= CONTEXT;
+        let fits = self.longest() <= CONTEXT;
         if alpha == 0.0 { Some(vec![0.0; VOCAB]) } else { fits.then(|| trio.offset(&tuned, &self.host)) }
     }
 }
@@ -161,6 +171,10 @@ impl World {
                 let fork = (sequence.fork(&self.runner), model.clone());
                 self.live.push(fork);
             }
+            // One that does not fit the context is the caller's to leave out.
+            Event::Draft(tokens) if model.longest() + tokens.len() > CONTEXT => sequence.draft(&[]),
+            Event::Draft(tokens) => sequence.draft(&tokens),
+            Event::Announce => sequence.announce().unwrap(),
             Event::Prefetch => sequence.prefetch().unwrap(),
             Event::Offset => match (sequence.offset(), expected) {
                 (Ok(offset), Some(expected)) => assert_eq!(offset, expected),
@@ -194,10 +208,12 @@ proptest! {
         steps in vec(step(), 1..80),
         (slots, batch) in (2..5usize, 5..17usize),
         (truncate, fork) in (any::<bool>(), any::<bool>()),
-        placement in select(PLACEMENTS.to_vec()),
+        (placement, thread) in (select(PLACEMENTS.to_vec()), any::<bool>()),
     ) {
         let trio = Trio::new(Capabilities { truncate, fork, ..capabilities(slots, batch) });
-        let mut world = World { runner: trio.runner(placement), trio, live: vec![] };
+        let pair = trio.pair(placement);
+        let runner = if thread { Runner::new(pair).unwrap() } else { Runner::without_thread(pair) };
+        let mut world = World { runner, trio, live: vec![] };
         steps.into_iter().for_each(|step| world.take(step));
         let all = 0..world.live.len();
         all.clone().for_each(|who| world.happen(who, Event::Prefetch));

@@ -2,23 +2,26 @@
 
 use super::{History, Pair, SequenceId};
 use crate::error::{Error, Result};
-use crossbeam_channel::{Receiver, Sender, unbounded};
-use std::sync::Arc;
+use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-/// A wish for the offset at the end of a history.
+/// A wish for the offsets at the last `rows` positions of a history.
 pub(super) struct Wish {
     pub sequence: SequenceId,
     pub history: History,
+    pub rows: usize,
     /// A buffer to write into.
     pub offset: Vec<f32>,
     pub reply: Sender<Result<Vec<f32>>>,
 }
 
 pub(super) enum Message {
+    /// Waits for the next `Start`, so that one round serves all that have come by then.
     Wish(Wish),
+    Start,
     Remove(SequenceId),
     Stop,
 }
@@ -48,12 +51,15 @@ counters! {
     untuned_us: "Time in the untuned proxy's engine, microseconds.",
 }
 
-/// Owns a [`Pair`] on a thread of its own and serves any number of [`Sequence`](super::Sequence)s.
+/// Owns a [`Pair`] and serves any number of [`Sequence`](super::Sequence)s: on a thread of its own, or on the threads
+/// of those who wait.
 ///
-/// Dropping it ends the thread; sequences that outlive it get [`Error::Stopped`].
+/// After it is dropped, sequences that outlive it get [`Error::Stopped`].
 pub struct Runner {
     inbox: Sender<Message>,
     thread: Option<JoinHandle<()>>,
+    /// The owner, where it has no thread.
+    here: Option<Arc<Mutex<Owner>>>,
     stats: Arc<RunnerStats>,
     vocab: usize,
     next: AtomicU64,
@@ -65,15 +71,45 @@ impl Runner {
     /// # Errors
     /// When the thread cannot be started.
     pub fn new(pair: Pair) -> Result<Self> {
-        let (inbox, messages) = unbounded();
-        let stats = Arc::new(RunnerStats::default());
-        let vocab = pair.host_vocab();
-        let mut owner = Owner { pair, messages, wishes: Vec::new(), stats: stats.clone(), open: true };
+        let (mut runner, mut owner) = Self::with_owner(pair);
         let thread = std::thread::Builder::new()
             .name("proxytune-runner".into())
             .spawn(move || owner.serve())
             .map_err(|e| Error::engine("runner", format!("cannot start its thread: {e}")))?;
-        Ok(Self { inbox, thread: Some(thread), stats, vocab, next: AtomicU64::new(0) })
+        runner.thread = Some(thread);
+        Ok(runner)
+    }
+
+    /// Keeps the pair where it is: whoever waits for an offset runs the rounds, for all that have been announced.
+    ///
+    /// Best where the proxies want the same cores as the host, which waits meanwhile: no thread has to be woken, and
+    /// nothing runs before somebody waits for it.
+    pub fn without_thread(pair: Pair) -> Self {
+        let (mut runner, owner) = Self::with_owner(pair);
+        runner.here = Some(Arc::new(Mutex::new(owner)));
+        runner
+    }
+
+    fn with_owner(pair: Pair) -> (Self, Owner) {
+        let (inbox, messages) = unbounded();
+        let stats = Arc::new(RunnerStats::default());
+        let vocab = pair.host_vocab();
+        let owner = Owner {
+            pair,
+            messages,
+            queued: Vec::new(),
+            wishes: Vec::new(),
+            stats: stats.clone(),
+            open: true,
+        };
+        (Self { inbox, thread: None, here: None, stats, vocab, next: AtomicU64::new(0) }, owner)
+    }
+
+    /// Starts what sequences have announced, in one round for all ([`Sequence::announce`](super::Sequence::announce)).
+    /// Returns at once. Without a thread of its own it starts nothing: that is done by who waits first.
+    pub fn start(&self) {
+        // A runner that has stopped says so to those who wait.
+        let _ = self.inbox.send(Message::Start);
     }
 
     /// A handle for a new sequence. No model runs before its first offset is asked for.
@@ -88,7 +124,7 @@ impl Runner {
 
     fn link(&self) -> Link {
         let sequence = self.next.fetch_add(1, Relaxed);
-        Link { sequence, inbox: self.inbox.clone(), vocab: self.vocab }
+        Link { sequence, inbox: self.inbox.clone(), vocab: self.vocab, here: self.here.clone() }
     }
 }
 
@@ -106,12 +142,46 @@ pub(super) struct Link {
     pub sequence: SequenceId,
     pub inbox: Sender<Message>,
     pub vocab: usize,
+    here: Option<Arc<Mutex<Owner>>>,
+}
+
+impl Link {
+    /// Whether nothing runs before somebody waits.
+    pub fn is_lazy(&self) -> bool {
+        self.here.is_some()
+    }
+
+    /// Waits for an answer; runs the rounds for it where nobody else does.
+    pub fn wait(&self, answer: &Receiver<Result<Vec<f32>>>) -> Result<Vec<f32>> {
+        loop {
+            match answer.try_recv() {
+                Ok(offset) => return offset,
+                Err(TryRecvError::Disconnected) => return Err(stopped()),
+                Err(TryRecvError::Empty) => {}
+            }
+            self.inbox.send(Message::Start).map_err(|_| stopped())?;
+            let Some(owner) = &self.here else {
+                return answer.recv().map_err(|_| stopped())?;
+            };
+            let mut owner = owner.lock().unwrap_or_else(PoisonError::into_inner);
+            // Whoever held it before may have answered this as well.
+            if answer.is_empty() && !owner.turn() {
+                return Err(stopped());
+            }
+        }
+    }
+}
+
+pub(super) fn stopped() -> Error {
+    Error::Stopped("no thread serves this sequence any more".into())
 }
 
 /// What runs on the runner's thread.
 struct Owner {
     pair: Pair,
     messages: Receiver<Message>,
+    /// Wishes that wait for the next start.
+    queued: Vec<Wish>,
     /// The wish behind each of the pair's requests, in the same order.
     wishes: Vec<Wish>,
     stats: Arc<RunnerStats>,
@@ -121,33 +191,36 @@ struct Owner {
 impl Owner {
     fn serve(&mut self) {
         while self.open {
-            self.listen();
             if self.wishes.is_empty() {
-                continue;
+                match self.messages.recv() {
+                    Ok(message) => self.take(message),
+                    Err(_) => return,
+                }
             }
-            let (begin, positions) = (Instant::now(), self.pair.len());
-            self.pair.begin(positions);
-            self.pair.start();
-            if let Err(error) = self.pair.finish() {
-                return self.give_up(error);
-            }
-            self.pair.took(positions, begin.elapsed());
-            self.answer_done();
-            self.count();
+            self.turn();
         }
     }
 
-    /// Takes in all that waits; sleeps only when there is nothing to do.
-    fn listen(&mut self) {
-        if self.wishes.is_empty() {
-            match self.messages.recv() {
-                Ok(message) => self.take(message),
-                Err(_) => self.open = false,
-            }
-        }
+    /// Takes in all that waits, and runs one round for it. Returns false when that is over for good.
+    fn turn(&mut self) -> bool {
         while let Ok(message) = self.messages.try_recv() {
             self.take(message);
         }
+        if self.open && !self.wishes.is_empty() {
+            let (begin, positions) = (Instant::now(), self.pair.len());
+            self.pair.begin(positions);
+            self.pair.start();
+            let finished = self.pair.finish();
+            self.count();
+            match finished {
+                Ok(()) => {
+                    self.pair.took(positions, begin.elapsed());
+                    self.answer_done();
+                }
+                Err(error) => self.give_up(error),
+            }
+        }
+        self.open
     }
 
     fn take(&mut self, message: Message) {
@@ -155,8 +228,20 @@ impl Owner {
             Message::Wish(wish) => {
                 // A sequence that has moved on no longer wants its old wish.
                 self.drop_wish(wish.sequence);
-                self.pair.push(wish.sequence, &wish.history, [1, 1]);
-                self.wishes.push(wish);
+                self.queued.push(wish);
+            }
+            Message::Start => {
+                for mut wish in self.queued.drain(..) {
+                    let tokens = wish.history.tokens();
+                    let draft = &tokens[tokens.len() + 1 - wish.rows..];
+                    // Rows are counted from a history's end, which needs a proxy's token for each of the host's.
+                    if !self.pair.maps().iter().all(|map| map.is_one_to_one(draft)) {
+                        wish.history.rollback(wish.rows - 1);
+                        wish.rows = 1;
+                    }
+                    self.pair.push(wish.sequence, &wish.history, [wish.rows; 2]);
+                    self.wishes.push(wish);
+                }
             }
             Message::Remove(sequence) => {
                 self.drop_wish(sequence);
@@ -167,6 +252,7 @@ impl Owner {
     }
 
     fn drop_wish(&mut self, sequence: SequenceId) {
+        self.queued.retain(|w| w.sequence != sequence);
         if let Some(index) = self.wishes.iter().position(|w| w.sequence == sequence) {
             self.wishes.swap_remove(index);
             self.pair.swap_remove(index);
@@ -175,9 +261,12 @@ impl Owner {
 
     fn answer_done(&mut self) {
         for index in (0..self.wishes.len()).rev().filter(|&i| self.pair.is_done(i)).collect::<Vec<_>>() {
-            let Wish { mut offset, reply, .. } = self.wishes.swap_remove(index);
-            offset.resize(self.pair.host_vocab(), 0.0);
-            let offset = self.pair.offset(index, 0, &mut offset).map(|()| offset);
+            let Wish { mut offset, reply, rows, .. } = self.wishes.swap_remove(index);
+            let vocab = self.pair.host_vocab();
+            offset.resize(rows * vocab, 0.0);
+            let mut parts = offset.chunks_exact_mut(vocab).enumerate();
+            let done = parts.try_for_each(|(row, offset)| self.pair.offset(index, row, offset));
+            let offset = done.map(|()| offset);
             self.pair.swap_remove(index);
             let counter = if offset.is_ok() { &self.stats.offsets } else { &self.stats.failures };
             counter.fetch_add(1, Relaxed);
@@ -196,7 +285,8 @@ impl Owner {
     /// A proxy's thread is gone: everyone who waits is told, everyone who comes finds the channel closed.
     fn give_up(&mut self, error: Error) {
         tracing::error!(%error, "proxy-tuning stops");
-        for wish in self.wishes.drain(..) {
+        self.open = false;
+        for wish in self.wishes.drain(..).chain(self.queued.drain(..)) {
             self.stats.failures.fetch_add(1, Relaxed);
             let _ = wish.reply.send(Err(error.clone()));
         }

@@ -1,16 +1,17 @@
 //! A sequence as an engine's adapter holds it.
 
 use super::History;
-use super::runner::{Link, Message, Wish};
+use super::runner::{Link, Message, Wish, stopped};
 use crate::combine::{self, Logit, Shift};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::vocab::Token;
 use crossbeam_channel::{Receiver, bounded};
 
 /// A handle to one sequence of a [`Runner`](super::Runner).
 ///
 /// Changing it ([`extend`](Self::extend), [`rollback`](Self::rollback), [`sync`](Self::sync)) is bookkeeping and runs
-/// no model; [`prefetch`](Self::prefetch) starts the proxies, [`offset`](Self::offset) and [`shift`](Self::shift) wait
+/// no model; [`announce`](Self::announce) and [`prefetch`](Self::prefetch) ask for the proxies, [`offset`](Self::offset)
+/// and [`shift`](Self::shift) wait
 /// for them. For an unchanged history the offset is computed once, however often it is asked for. Dropping the handle
 /// frees its slots in the proxies' caches.
 pub struct Sequence {
@@ -20,13 +21,20 @@ pub struct Sequence {
     /// The offset for the present history, where it is known or on its way.
     pending: Option<Receiver<Result<Vec<f32>>>>,
     known: bool,
-    /// Where the last offset stands; its memory goes to the runner and back.
+    /// Where the last offsets stand; the memory goes to the runner and back.
     offset: Vec<f32>,
+    /// What follows the history by guess, see [`Sequence::draft`].
+    draft: Vec<Token>,
+    /// The history with its draft that was last asked for, its length without, and which row is the present history's.
+    asked: Vec<Token>,
+    first: usize,
+    row: usize,
 }
 
 impl Sequence {
     pub(super) fn new(link: Link, history: History, alpha: f32) -> Self {
-        Self { link, history, alpha, pending: None, known: false, offset: Vec::new() }
+        let (offset, draft, asked) = Default::default();
+        Self { link, history, alpha, pending: None, known: false, offset, draft, asked, first: 0, row: 0 }
     }
 
     /// What the models have read.
@@ -67,11 +75,32 @@ impl Sequence {
         Ok(())
     }
 
-    /// What was computed, or is on its way, is for another history now.
+    /// Says which tokens will follow the present history if a guess is right. The offsets after each of them are then
+    /// computed in the same round, and are there when the history has come that far. Too late when that round runs.
+    pub fn draft(&mut self, tokens: &[Token]) {
+        let on_its_way = self.pending.as_ref().is_some_and(|p| !self.link.is_lazy() || !p.is_empty());
+        if !self.known && !on_its_way && self.draft != tokens {
+            self.pending = None;
+            self.draft.clear();
+            self.draft.extend_from_slice(tokens);
+        }
+    }
+
+    /// What was computed, or is on its way, is for another history now, unless that was drafted.
     fn changed(&mut self, changed: bool) {
-        if changed {
+        if !changed {
+            return;
+        }
+        let tokens = self.history.tokens();
+        let asked = self.known || self.pending.is_some();
+        let rows = if self.known { self.offset.len() / self.link.vocab } else { usize::MAX };
+        let within = (self.first..self.first.saturating_add(rows)).contains(&tokens.len());
+        if asked && within && self.asked.get(..tokens.len()) == Some(tokens) {
+            self.row = tokens.len() - self.first;
+        } else {
             self.pending = None;
             self.known = false;
+            self.draft.clear();
         }
     }
 
@@ -81,19 +110,41 @@ impl Sequence {
         runner.sequence(self.history.clone(), self.alpha)
     }
 
-    /// Starts computing the offset for the present history; returns at once. Nothing happens when it is there or on
-    /// its way already, or when `alpha` is 0.
+    /// Starts computing the offset for the present history, and whatever else has been announced; returns at once.
+    /// Nothing happens when it is there or on its way already, or when `alpha` is 0. A runner without a thread starts
+    /// when somebody waits.
     ///
     /// # Errors
     /// When the runner is gone.
     pub fn prefetch(&mut self) -> Result<()> {
+        if self.alpha != 0.0 && !self.known {
+            self.announce()?;
+            self.link.inbox.send(Message::Start).map_err(|_| stopped())?;
+        }
+        Ok(())
+    }
+
+    /// Says that the offset for the present history will be wanted. It is computed in one round with all others
+    /// announced, once one of them is prefetched or waited for, or the runner is told to
+    /// [`start`](super::Runner::start).
+    ///
+    /// # Errors
+    /// When the runner is gone.
+    pub fn announce(&mut self) -> Result<()> {
         if self.alpha == 0.0 || self.known || self.pending.is_some() {
             return Ok(());
         }
         let (reply, pending) = bounded(1);
+        let mut history = self.history.clone();
+        history.extend(&self.draft);
+        self.asked.clear();
+        self.asked.extend_from_slice(history.tokens());
+        self.first = self.history.tokens().len();
+        self.row = 0;
         let wish = Wish {
             sequence: self.link.sequence,
-            history: self.history.clone(),
+            history,
+            rows: self.draft.len() + 1,
             offset: std::mem::take(&mut self.offset),
             reply,
         };
@@ -110,17 +161,23 @@ impl Sequence {
     /// When a proxy failed on this sequence, its context is full, or the runner is gone.
     pub fn offset(&mut self) -> Result<&[f32]> {
         if self.alpha == 0.0 {
-            self.known = false;
+            (self.known, self.pending, self.row) = (false, None, 0);
             self.offset.clear();
             self.offset.resize(self.link.vocab, 0.0);
             return Ok(&self.offset);
         }
-        self.prefetch()?;
-        if let Some(pending) = self.pending.take() {
-            self.offset = pending.recv().map_err(|_| stopped())??;
-            self.known = true;
+        let vocab = self.link.vocab;
+        self.announce()?;
+        while let Some(pending) = self.pending.take() {
+            self.offset = self.link.wait(&pending)?;
+            self.known = self.row * vocab < self.offset.len();
+            // A draft that the proxies could not follow was left out.
+            if !self.known {
+                self.draft.clear();
+                self.announce()?;
+            }
         }
-        Ok(&self.offset)
+        Ok(&self.offset[self.row * vocab..][..vocab])
     }
 
     /// Adds `alpha * (tuned - untuned)` to the host's logits for the present history, in place.
@@ -137,10 +194,6 @@ impl Sequence {
         let alpha = self.alpha;
         combine::shift_by(logits, self.offset()?, alpha)
     }
-}
-
-fn stopped() -> Error {
-    Error::Stopped("no thread serves this sequence any more".into())
 }
 
 impl Drop for Sequence {

@@ -9,8 +9,11 @@ thread_local! {
     static LAST_ERROR: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Starts the engine, once per process, with its log routed here.
+/// Starts the engine, once per process, with its log routed here. In a host's process both are the host's business.
 pub(super) fn init() {
+    if cfg!(not(feature = "llama")) {
+        return;
+    }
     static INIT: Once = Once::new();
     INIT.call_once(|| {
         // SAFETY: plain start-up calls; `listen` matches the callback's type and lives for ever.

@@ -1,5 +1,8 @@
 //! llama.cpp through its C API: models from GGUF files, many sequences in one context, its own samplers.
 //!
+//! The API is that of the engine compiled in (feature `llama`) or of the process that this library has been loaded into
+//! (`llama-system`); the code here is the same for both.
+//!
 //! *Architecture invariant:* this folder is the only place of the crate with `unsafe` code.
 
 mod context;
@@ -8,10 +11,15 @@ mod log;
 mod model;
 mod pool;
 mod sampler;
+#[cfg(not(feature = "llama"))]
+pub(crate) mod system;
 
 pub use context::{ContextOptions, LlamaContext};
 pub use model::{LlamaModel, LoadOptions};
 pub use pool::ThreadPool;
 pub use sampler::{Sampler, SamplerOptions};
 
-use llama_cpp_sys_2 as sys;
+#[cfg(feature = "llama")]
+pub(crate) use llama_cpp_sys_2 as sys;
+#[cfg(not(feature = "llama"))]
+pub(crate) use system as sys;

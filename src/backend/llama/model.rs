@@ -24,6 +24,8 @@ pub struct LoadOptions<'a> {
 pub struct LlamaModel {
     raw: NonNull<sys::llama_model>,
     path: PathBuf,
+    /// Whether somebody else frees it.
+    borrowed: bool,
 }
 
 // SAFETY: llama.cpp's models are immutable after loading and made to be shared by contexts on several threads.
@@ -38,6 +40,8 @@ impl LlamaModel {
     /// [`Error::Model`] with the engine's reason when the file is missing, truncated, of another format or of an
     /// architecture that it does not know; [`Error::Interrupted`] when `progress` said stop.
     pub fn load(path: &Path, options: LoadOptions<'_>) -> Result<Self> {
+        #[cfg(not(feature = "llama"))]
+        sys::load()?;
         log::init();
         gguf::check(path)?;
         let c_path = CString::new(path.as_os_str().as_encoded_bytes())
@@ -60,7 +64,7 @@ impl LlamaModel {
             sys::llama_model_load_from_file(c_path.as_ptr(), params)
         });
         match NonNull::new(raw) {
-            Some(raw) => Ok(Self { raw, path: path.into() }),
+            Some(raw) => Ok(Self { raw, path: path.into(), borrowed: false }),
             None if report.stopped => Err(Error::Interrupted),
             None => Err(Error::Model {
                 path: path.into(),
@@ -70,6 +74,16 @@ impl LlamaModel {
                     .into(),
             }),
         }
+    }
+
+    /// The model of a context that somebody else made; not freed here.
+    ///
+    /// # Safety
+    /// The context is valid, and its model lives longer than what is returned.
+    pub(crate) unsafe fn of_context(context: *const sys::llama_context) -> Option<Self> {
+        // SAFETY: the context is valid; its model is only read from here on.
+        let raw = NonNull::new(unsafe { sys::llama_get_model(context) }.cast_mut())?;
+        Some(Self { raw, path: PathBuf::from("the process's model"), borrowed: true })
     }
 
     pub(super) fn raw(&self) -> *mut sys::llama_model {
@@ -244,8 +258,10 @@ impl LlamaModel {
 
 impl Drop for LlamaModel {
     fn drop(&mut self) {
-        // SAFETY: nobody else frees it, and contexts hold an `Arc` of it.
-        unsafe { sys::llama_model_free(self.raw()) }
+        if !self.borrowed {
+            // SAFETY: nobody else frees it, and contexts hold an `Arc` of it.
+            unsafe { sys::llama_model_free(self.raw()) }
+        }
     }
 }
 

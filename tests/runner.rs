@@ -1,0 +1,128 @@
+//! What runs when, and in which round: the runner by its counters.
+
+use proxytune::backend::Capabilities;
+use proxytune::backend::toy::Toy;
+use proxytune::pair::{CachedModel, History, Pair, Placement, Proxy, Runner, Sequence};
+use proxytune::vocab::{Token, TokenMap};
+use std::thread;
+
+const VOCAB: usize = 16;
+
+fn capabilities() -> Capabilities {
+    Capabilities { slots: 8, context: 96, batch: 64, vocab: VOCAB, truncate: true, fork: true }
+}
+
+fn pair(map: TokenMap) -> Pair {
+    let proxy = |name, seed| Proxy {
+        model: CachedModel::new(name, Toy::new(capabilities(), seed)),
+        map: map.clone(),
+    };
+    Pair::new(proxy("tuned", 1), proxy("untuned", 2), Placement::InTurn).unwrap()
+}
+
+/// With a thread of its own, and without.
+fn runners() -> [Runner; 2] {
+    let pair = || pair(TokenMap::identity(VOCAB));
+    [Runner::new(pair()).unwrap(), Runner::without_thread(pair())]
+}
+
+fn sequence(runner: &Runner, history: &[Token]) -> Sequence {
+    runner.sequence(History::new(history.to_vec(), None), 1.0)
+}
+
+fn from_scratch(history: &[Token]) -> Vec<f32> {
+    let logits = |seed| Toy::new(capabilities(), seed).logits_after(history);
+    logits(1).into_iter().zip(logits(2)).map(|(t, u)| t - u).collect()
+}
+
+#[test]
+fn what_was_announced_runs_in_one_round_once_somebody_waits() {
+    for runner in runners() {
+        let mut sequences: Vec<_> = (0..8).map(|i| sequence(&runner, &[i, 1, 2])).collect();
+        for step in 1..=3 {
+            sequences.iter_mut().for_each(|s| s.announce().unwrap());
+            for (i, s) in (0..).zip(&mut sequences) {
+                let history = [&[i, 1, 2][..], &vec![5; step - 1]].concat();
+                assert_eq!(s.offset().unwrap(), from_scratch(&history));
+                assert_eq!(runner.stats().rounds(), step as u64);
+            }
+            sequences.iter_mut().for_each(|s| s.extend(&[5]));
+        }
+    }
+}
+
+#[test]
+fn those_who_sample_one_after_the_other_share_rounds_all_the_same() {
+    // As a server does: sample a slot, announce its next token, go on to the next slot.
+    for runner in runners() {
+        let mut sequences: Vec<_> = (0..4).map(|i| sequence(&runner, &[i, 1])).collect();
+        sequences.iter_mut().for_each(|s| s.announce().unwrap());
+        for step in 1..=5 {
+            for s in &mut sequences {
+                s.offset().unwrap();
+                s.extend(&[3]);
+                s.announce().unwrap();
+            }
+            assert_eq!(runner.stats().rounds(), step);
+        }
+    }
+}
+
+#[test]
+fn drafted_tokens_are_computed_with_the_token_before_them() {
+    for runner in runners() {
+        let mut s = sequence(&runner, &[1, 2]);
+        s.draft(&[3, 4, 5]);
+        for taken in 0..3 {
+            let history = &[1, 2, 3, 4][..2 + taken];
+            s.sync(history).unwrap();
+            assert_eq!(s.offset().unwrap(), from_scratch(history));
+        }
+        // The draft was wrong here.
+        s.rollback(1);
+        assert_eq!(s.offset().unwrap(), from_scratch(&[1, 2, 3]));
+        assert_eq!(runner.stats().rounds(), 1);
+        s.extend(&[9]);
+        assert_eq!(s.offset().unwrap(), from_scratch(&[1, 2, 3, 9]));
+        assert_eq!(runner.stats().rounds(), 2);
+    }
+}
+
+#[test]
+fn a_draft_that_comes_before_anybody_waits_joins_what_was_announced() {
+    let runner = Runner::without_thread(pair(TokenMap::identity(VOCAB)));
+    let mut s = sequence(&runner, &[1, 2]);
+    s.announce().unwrap();
+    s.draft(&[3]);
+    s.offset().unwrap();
+    s.extend(&[3]);
+    assert_eq!(s.offset().unwrap(), from_scratch(&[1, 2, 3]));
+    assert_eq!(runner.stats().rounds(), 1);
+}
+
+#[test]
+fn threads_that_wait_at_once_are_all_served() {
+    for runner in runners() {
+        thread::scope(|scope| {
+            for i in 0..6 {
+                let mut s = sequence(&runner, &[i, 7]);
+                scope.spawn(move || {
+                    for step in 0..20 {
+                        let history = [&[i, 7][..], &vec![2; step]].concat();
+                        assert_eq!(s.offset().unwrap(), from_scratch(&history));
+                        s.extend(&[2]);
+                    }
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn a_runner_without_a_thread_ends_as_one_with() {
+    let runner = Runner::without_thread(pair(TokenMap::identity(VOCAB)));
+    let mut s = sequence(&runner, &[1]);
+    s.announce().unwrap();
+    drop(runner);
+    assert!(matches!(s.offset(), Err(proxytune::Error::Stopped(_))));
+}
