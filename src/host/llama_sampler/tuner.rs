@@ -37,7 +37,8 @@ pub struct Row<'a> {
     pub host: &'a dyn Fn() -> Host,
 }
 
-/// See the [module](self). Weights are loaded at once, contexts when the host's vocabulary is known.
+/// The proxies of one configuration, shared by all chains of a process. Weights are loaded at once, contexts when the
+/// host's vocabulary is known.
 pub struct Tuner {
     config: Config,
     proxies: [Arc<LlamaModel>; 2],
