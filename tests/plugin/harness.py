@@ -126,3 +126,34 @@ def at_once(calls):
     if errors:
         raise errors[0]
     return results
+
+
+def with_foreign_vocabulary(source, target):
+    """A copy of a GGUF file in whose tokens each letter is another one: no two become the same, which llama.cpp forbids."""
+    turned = bytes.maketrans(bytes(range(97, 123)), bytes(range(110, 123)) + bytes(range(97, 110)))
+    data = bytearray(source.read_bytes())
+    number = lambda at, size: int.from_bytes(data[at : at + size], "little")  # noqa: E731
+    sizes = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+
+    def skip(at, kind, rename=False):
+        if kind == 8:
+            length = number(at, 8)
+            if rename:
+                start = at + 8
+                data[start : start + length] = data[start : start + length].translate(turned)
+            return at + 8 + length
+        if kind == 9:
+            kind, count, at = number(at, 4), number(at + 4, 8), at + 12
+            for _ in range(count):
+                at = skip(at, kind, rename)
+            return at
+        return at + sizes[kind]
+
+    at = 24
+    for _ in range(number(16, 8)):
+        length = number(at, 8)
+        key = bytes(data[at + 8 : at + 8 + length]).decode()
+        at += 8 + length
+        at = skip(at + 4, number(at, 4), rename=key == "tokenizer.ggml.tokens")
+    target.write_bytes(data)
+    return target

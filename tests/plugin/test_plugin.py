@@ -5,14 +5,17 @@ Standard library only; `make test-plugin` sets PROXYTUNE_PLUGIN and LLAMA_BIN.
 """
 
 import json
+import os
 import pathlib
+import re
 import subprocess
+import sys
 import tempfile
 import unittest
 import urllib.request
 
 from harness import (
-    BIN, CASES, FIXTURES, HOST, TUNED, UNTUNED, Server, at_once, environment, write_config,
+    BIN, CASES, FIXTURES, HOST, TUNED, UNTUNED, Server, at_once, environment, with_foreign_vocabulary, write_config,
 )  # fmt: skip
 
 # Tokens that end a text in this vocabulary; the oracle goes on after them, a server does not.
@@ -230,6 +233,55 @@ class Failures(Plugin):
             self.assertLessEqual(answer["tokens_predicted"], 60)
 
 
+    def test_foreign_vocabulary(self):
+        foreign = with_foreign_vocabulary(TUNED, self.folder / "foreign.gguf")
+        self.unshifted(write_config(self.folder, tuned=foreign), "vocabularies do not match", "foreign.gguf")
+        # With the host's name in the configuration that shows before any request.
+        config = write_config(self.folder, tuned=foreign, on_error="stop")
+        config.write_text(f'[host]\nmodel = "{HOST}"\n' + config.read_text())
+        with self.assertRaisesRegex(RuntimeError, "ended with 1(.|\n)*vocabularies do not match"):
+            with self.server(config=config):
+                pass
+
+    def test_caches_beyond_all_memory(self):
+        self.unshifted(write_config(self.folder, ctx=2_000_000_000), "KV cache", "MiB are free", "unshifted")
+
+
+class OtherLibraries(Plugin):
+    """The plugin with something that calls itself llama.cpp but is not what its header describes."""
+
+    MAIN = "void llama_sampler_chain_add(void *, void *); int main(void) { llama_sampler_chain_add(0, 0); return 0; }"
+
+    def say(self, code):
+        compiler = ["cc", "-w", "-x", "c"]
+        library = self.folder / "libllama.so"
+        code = "void llama_sampler_chain_add(void * a, void * b) {}\n" + code
+        subprocess.run([*compiler, "-shared", "-fPIC", "-o", library, "-"], input=code, text=True, check=True)
+        program = self.folder / "program"
+        command = [*compiler, "-o", program, "-", f"-L{self.folder}", f"-Wl,-rpath,{self.folder}", "-lllama"]
+        subprocess.run(command, input=self.MAIN, text=True, check=True)
+        env = environment(write_config(self.folder))
+        done = subprocess.run([program], env=env, capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        lines = done.stderr.splitlines()
+        self.assertEqual(len(lines), 1, lines)
+        return lines[0]
+
+    def test_functions_that_are_missing_are_named(self):
+        line = self.say("void llama_model_load_from_file(void) {}")
+        self.assertRegex(line, r"^proxytune: .*it lacks .*llama_decode.*; build the plugin with .*unshifted$")
+
+        # The same with all of them, and with default parameters that are not the header's.
+        missing = re.search(r"it lacks ([\w, ]+);", line)[1].split(", ")
+        own = {"llama_model_default_params", "llama_context_default_params"}
+        stubs = "".join(f"void {name}(void) {{}}\n" for name in missing if name not in own)
+        for size in (8, 900):
+            fill = f"struct S {{ char c[{size}]; }};\n"
+            fill += "".join(f"struct S {name}(void) {{ struct S s = {{0}}; return s; }}\n" for name in own)
+            line = self.say("void llama_model_load_from_file(void) {}\n" + stubs + fill)
+            self.assertRegex(line, r"laid out in another way .*unshifted$")
+
+
 class Simple(Plugin):
     def run_simple(self, prompt, count, env):
         command = [BIN / "llama-simple", "-m", HOST, "-n", str(count), prompt]
@@ -245,6 +297,13 @@ class Simple(Plugin):
         with self.server() as server:
             expected = server.complete(case["prompt_tokens"], n_predict=32)["content"]
         self.assertIn(expected[:80], shifted)
+
+    def test_by_call_from_a_process_that_loads_both_libraries(self):
+        config = write_config(self.folder)
+        script = pathlib.Path(__file__).with_name("by_call.py")
+        command = [sys.executable, script, BIN / "libllama.so", os.environ["PROXYTUNE_PLUGIN"], config]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        self.assertEqual((done.returncode, done.stdout), (0, "fine\n"), done.stderr[-3000:])
 
     def test_other_programs_do_not_notice(self):
         env = environment(self.folder / "absent.toml")

@@ -14,6 +14,8 @@ pub use chain::Chain;
 pub use passes::{Entry, Passes, Place};
 pub use tuner::{Host, Row, Signature, Tuner};
 
+pub use crate::backend::llama::sys::llama_token_data;
+
 use std::io::Write;
 
 /// One line for the person who runs the host program.

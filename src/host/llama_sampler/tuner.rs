@@ -98,6 +98,13 @@ impl Tuner {
         };
         let proxies =
             [load(&tuning.tuned, "proxy_tuning.tuned")?, load(&tuning.untuned, "proxy_tuning.untuned")?];
+        // Where the host is named, misfits show now instead of at the first request.
+        if let Some(path) = &config.host.model {
+            let vocabulary = vocabulary_only(path)?.vocabulary();
+            for (proxy, name) in proxies.iter().zip(&NAMES[1..]) {
+                token_map(&vocabulary, proxy, name)?;
+            }
+        }
         if tuning.tuned_prompt.system.is_some() {
             say("tuned_prompt is not used here: all three models read the host's prompt");
         }
@@ -166,8 +173,7 @@ impl Tuner {
         let model = match (host, &config.host.model) {
             (Some(host), _) => &host.model,
             (None, Some(path)) => {
-                named =
-                    Arc::new(LlamaModel::load(path, LoadOptions { vocab_only: true, ..Default::default() })?);
+                named = Arc::new(vocabulary_only(path)?);
                 &named
             }
             // Nothing says otherwise; rows of another length are refused.
@@ -231,6 +237,10 @@ impl Tuner {
     pub fn failures(&self) -> u64 {
         self.failures.load(Relaxed)
     }
+}
+
+fn vocabulary_only(path: &Path) -> Result<LlamaModel> {
+    LlamaModel::load(path, LoadOptions { vocab_only: true, ..LoadOptions::default() })
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
