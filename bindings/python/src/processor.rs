@@ -7,9 +7,9 @@ use crate::process::Local;
 use crate::rows::BatchRow;
 use crate::tensor::Tensor;
 use crate::tokens;
+use proxytune::Error;
 use proxytune::host::requests::{RequestId, Requests, Row, TunedPrompt};
 use proxytune::vocab::Token;
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use std::collections::{BTreeMap, HashMap};
@@ -139,7 +139,7 @@ impl LogitsProcessor {
     /// tokens, give a shorter list.
     fn update(&self, request: RequestId, generated: &Bound<'_, PyList>) -> PyResult<()> {
         let mut state = lock(self.state.get()?);
-        let text = state.histories.get_mut(&request).ok_or_else(|| unknown(request))?;
+        let text = state.histories.get_mut(&request).ok_or_else(|| exception(&unknown(request)))?;
         let same = text.known(generated)?;
         text.history.truncate(text.prompt + same);
         for at in same..generated.len() {
@@ -161,10 +161,9 @@ impl LogitsProcessor {
         let state = self.state.get()?;
         let prefetch = || {
             let State { requests: core, histories } = &mut *lock(state);
-            let rows: Result<Vec<_>, _> = requests.iter().flatten().map(|&r| Ok(BatchRow::new(r, history(histories, r)?))).collect();
-            Ok(core.prefetch(&rows?))
+            core.prefetch(&rows(histories, requests.into_iter().flatten())?)
         };
-        py.detach(prefetch).map_err(unknown)?.map_err(|e| exception(&e))
+        py.detach(prefetch).map_err(|e| exception(&e))
     }
 
     /// Adds ``alpha * (tuned - untuned)`` to each row of logits, in place.
@@ -191,15 +190,16 @@ impl LogitsProcessor {
         let (state, logits) = (self.state.get()?, tensor.split().narrow(self.settings.vocab));
         let apply = || {
             let State { requests: core, histories } = &mut *lock(state);
-            let wanted = requests.iter().zip(logits).enumerate().filter_map(|(at, (r, l))| Some((at, (*r)?, l)));
-            let rows = wanted.map(|(at, request, logits)| {
-                let history = history(histories, request)?;
-                Ok((at, BatchRow::with_logits(request, history, logits)))
-            });
-            let (places, mut rows): (Vec<_>, Vec<_>) = rows.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
-            Ok(core.apply(&mut rows).map(|()| failures(core, &places, &rows)))
+            let (mut places, mut rows) = (Vec::new(), Vec::new());
+            for (at, (request, logits)) in requests.into_iter().zip(logits).enumerate() {
+                let Some(request) = request else { continue };
+                rows.push(BatchRow::with_logits(request, history(histories, request)?, logits));
+                places.push(at);
+            }
+            core.apply(&mut rows)?;
+            Ok(failures(core, &places, &rows))
         };
-        py.detach(apply).map_err(unknown)?.map_err(|e| exception(&e))
+        py.detach(apply).map_err(|e| exception(&e))
     }
 
     /// Writes the offsets ``alpha * (tuned - untuned)`` into a float32 tensor in the CPU's memory, one row for each
@@ -210,12 +210,12 @@ impl LogitsProcessor {
         let (state, (out, stride)) = (self.state.get()?, tensor.float32()?);
         let offsets = || {
             let State { requests: core, histories } = &mut *lock(state);
-            let rows = requests.iter().map(|&r| Ok(BatchRow::new(r, history(histories, r)?)));
-            let mut rows = rows.collect::<Result<Vec<_>, _>>()?;
+            let mut rows = rows(histories, requests)?;
+            core.offsets(&mut rows, out, stride)?;
             let places: Vec<_> = (0..rows.len()).collect();
-            Ok(core.offsets(&mut rows, out, stride).map(|()| failures(core, &places, &rows)))
+            Ok(failures(core, &places, &rows))
         };
-        py.detach(offsets).map_err(unknown)?.map_err(|e| exception(&e))
+        py.detach(offsets).map_err(|e| exception(&e))
     }
 
     fn __repr__(&self) -> String {
@@ -244,8 +244,15 @@ impl Text {
     }
 }
 
-fn history(histories: &HashMap<RequestId, Text>, request: RequestId) -> Result<&[Token], RequestId> {
-    histories.get(&request).map(|text| &*text.history).ok_or(request)
+fn history(histories: &HashMap<RequestId, Text>, request: RequestId) -> proxytune::Result<&[Token]> {
+    histories.get(&request).map(|text| &*text.history).ok_or_else(|| unknown(request))
+}
+
+fn rows(
+    histories: &HashMap<RequestId, Text>,
+    requests: impl IntoIterator<Item = RequestId>,
+) -> proxytune::Result<Vec<BatchRow<'_>>> {
+    requests.into_iter().map(|request| Ok(BatchRow::new(request, history(histories, request)?))).collect()
 }
 
 fn failures(core: &Requests, places: &[usize], rows: &[BatchRow<'_>]) -> Failures {
@@ -253,6 +260,6 @@ fn failures(core: &Requests, places: &[usize], rows: &[BatchRow<'_>]) -> Failure
     failed.map(|(&at, row)| (at, why(core, row.request()))).collect()
 }
 
-fn unknown(request: RequestId) -> PyErr {
-    PyValueError::new_err(format!("request: got {request}, expected one that was added and not removed"))
+fn unknown(request: RequestId) -> Error {
+    Error::invalid("request", request, "one that was added and not removed")
 }
