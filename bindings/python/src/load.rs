@@ -39,7 +39,9 @@ pub fn config(object: &Bound<'_, PyAny>) -> PyResult<Config> {
     // Paths are written as text.
     let dumps = object.py().import("json")?.getattr("dumps")?;
     let options = [("default", object.py().import("os")?.getattr("fspath")?)];
-    let text: String = dumps.call((object,), Some(&pyo3::types::IntoPyDict::into_py_dict(options, object.py())?))?.extract()?;
+    let text: String = dumps
+        .call((object,), Some(&pyo3::types::IntoPyDict::into_py_dict(options, object.py())?))?
+        .extract()?;
     serde_json::from_str(&text).map_err(|e| PyValueError::new_err(format!("config: {e}")))
 }
 
@@ -74,7 +76,8 @@ impl fmt::Display for Settings {
 /// Loads both proxies and gives them contexts that fit the host.
 pub fn requests(config: Config, host: Host) -> proxytune::Result<(Requests, Settings)> {
     let path = host.vocabulary.or_else(|| config.host.model.clone()).ok_or_else(|| {
-        let expected = "the host's GGUF file, tokenizer.json or checkpoint folder, or `model` in section [host]";
+        let expected =
+            "the host's GGUF file, tokenizer.json or checkpoint folder, or `model` in section [host]";
         Error::invalid("vocabulary", "nothing", expected)
     })?;
     // Before the weights are read: a wrong path should not take that long to show.

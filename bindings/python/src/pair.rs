@@ -179,7 +179,8 @@ impl ProxyPair {
         tensor.check_shape(histories.len(), self.settings.vocab)?;
         let (state, stops) = (self.state.get()?, self.settings.stops);
         let rows = tensor.split().narrow(self.settings.vocab);
-        let failures = py.detach(|| lock(state).shift(rows, histories, &alphas, stops)).map_err(|e| exception(&e))?;
+        let failures =
+            py.detach(|| lock(state).shift(rows, histories, &alphas, stops)).map_err(|e| exception(&e))?;
         match failures.first_key_value() {
             Some((row, why)) if stops => Err(failure(*row, why)),
             _ => Ok(failures),
@@ -190,7 +191,11 @@ impl ProxyPair {
     ///
     /// Where the proxies have a device of their own, or ``placement = "together"``, they work while the caller does
     /// something else. Elsewhere they want the caller's cores, and start when somebody waits for them.
-    fn prefetch(&self, py: Python<'_>, #[pyo3(from_py_with = histories)] histories: Vec<Vec<Token>>) -> PyResult<()> {
+    fn prefetch(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = histories)] histories: Vec<Vec<Token>>,
+    ) -> PyResult<()> {
         let state = self.state.get()?;
         py.detach(|| lock(state).prefetch(&histories)).map_err(|e| exception(&e))
     }
@@ -214,7 +219,8 @@ impl ProxyPair {
             },
         };
         if alphas.len() != rows {
-            let what = format!("alphas: got {} for {rows} histories, expected one, or one for each", alphas.len());
+            let what =
+                format!("alphas: got {} for {rows} histories, expected one, or one for each", alphas.len());
             return Err(PyValueError::new_err(what));
         }
         alphas.iter().try_for_each(|&alpha| check_alpha(alpha)).map_err(|e| exception(&e))?;
@@ -245,7 +251,8 @@ impl State {
         let mut rows: Vec<_> = requests.iter().zip(histories).map(|(&r, h)| BatchRow::new(r, h)).collect();
         self.offsets.resize(rows.len() * vocab, 0.0);
         self.requests.offsets(&mut rows, &mut self.offsets, vocab)?;
-        let failed: Vec<_> = rows.iter().enumerate().filter(|(_, row)| row.failed()).map(|(at, _)| at).collect();
+        let failed: Vec<_> =
+            rows.iter().enumerate().filter(|(_, row)| row.failed()).map(|(at, _)| at).collect();
         let failures = failed.into_iter().map(|at| (at, why(&self.requests, requests[at]))).collect();
         for request in self.texts.surplus() {
             self.requests.remove(request)?;

@@ -204,7 +204,12 @@ impl LogitsProcessor {
 
     /// Writes the offsets ``alpha * (tuned - untuned)`` into a float32 tensor in the CPU's memory, one row for each
     /// request: for logits that stand elsewhere. What could not be used as a shift is 0. Returns as ``apply``.
-    fn offsets_(&self, py: Python<'_>, out: &Bound<'_, PyAny>, requests: Vec<RequestId>) -> PyResult<Failures> {
+    fn offsets_(
+        &self,
+        py: Python<'_>,
+        out: &Bound<'_, PyAny>,
+        requests: Vec<RequestId>,
+    ) -> PyResult<Failures> {
         let mut tensor = Tensor::of(out)?;
         tensor.check_shape(requests.len(), self.settings.vocab)?;
         let (state, (out, stride)) = (self.state.get()?, tensor.float32()?);

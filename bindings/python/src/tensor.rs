@@ -58,6 +58,12 @@ impl Tensor {
                 )));
             }
         };
+        if let Some(graph) = source.getattr_opt("requires_grad")?
+            && graph.is_truthy()?
+        {
+            let what = "logits: the tensor is part of a gradient's graph; give logits.detach()";
+            return Err(PyValueError::new_err(what));
+        }
         let request = ImportRequest::new(source.as_borrowed())?;
         if let Ok(device) = request.device() {
             on_cpu(device)?;
@@ -80,10 +86,17 @@ impl Tensor {
         let (rows, width, stride, step) = match (&*shape, &*strides) {
             (&[width], &[step]) => (1, width, width as i64, step),
             (&[rows, width], &[stride, step]) => (rows, width, stride, step),
-            _ => return wrong(format!("got {} dimensions, expected (rows, vocabulary) or (vocabulary)", shape.len())),
+            _ => {
+                return wrong(format!(
+                    "got {} dimensions, expected (rows, vocabulary) or (vocabulary)",
+                    shape.len()
+                ));
+            }
         };
         if (step != 1 && width > 1) || (rows > 1 && stride < width as i64) {
-            return wrong(format!("got strides {strides:?}, expected rows that are contiguous and do not overlap"));
+            return wrong(format!(
+                "got strides {strides:?}, expected rows that are contiguous and do not overlap"
+            ));
         }
         // SAFETY: the pointer is only moved, within the allocation that the tensor describes.
         let data = unsafe { tensor.offset_bytes_ptr() }.map_err(|e| PyValueError::new_err(e.to_string()))?;

@@ -17,7 +17,7 @@ pub fn tokens(object: &Bound<'_, PyAny>) -> PyResult<Vec<Token>> {
     let array = object.py().import("numpy")?.call_method1("ascontiguousarray", (object,))?;
     let array = array.cast_into::<PyUntypedArray>()?;
     if array.ndim() != 1 {
-        return Err(PyValueError::new_err(format!("history: got {} dimensions, expected 1", array.ndim())));
+        return Err(PyValueError::new_err(format!("got {} dimensions, expected 1", array.ndim())));
     }
     if let Ok(array) = array.cast::<PyArray1<i64>>() {
         return array.readonly().as_slice()?.iter().map(|&token| whole(token)).collect();
@@ -28,7 +28,8 @@ pub fn tokens(object: &Bound<'_, PyAny>) -> PyResult<Vec<Token>> {
     if let Ok(array) = array.cast::<PyArray1<u32>>() {
         return Ok(array.readonly().as_slice()?.to_vec());
     }
-    Err(PyTypeError::new_err(format!("history: got {} of {}, expected token ids", object.get_type().name()?, array.dtype())))
+    let (given, kind) = (object.get_type().name()?, array.dtype());
+    Err(PyTypeError::new_err(format!("got {given} of {kind}, expected token ids")))
 }
 
 /// A batch of histories: a sequence of them, or an array or tensor with one in each row.
@@ -53,10 +54,14 @@ fn named(py: Python<'_>, error: &PyErr, at: usize) -> PyErr {
 pub fn one(token: &Bound<'_, PyAny>) -> PyResult<Token> {
     match token.extract::<i64>() {
         Ok(token) => whole(token),
-        Err(_) => Err(PyTypeError::new_err(format!("got {} among the tokens, expected ids", token.get_type().name()?))),
+        Err(_) => Err(PyTypeError::new_err(format!(
+            "got {} among the tokens, expected ids",
+            token.get_type().name()?
+        ))),
     }
 }
 
 fn whole(token: i64) -> PyResult<Token> {
-    Token::try_from(token).map_err(|_| PyValueError::new_err(format!("got token {token}, expected ids from 0")))
+    Token::try_from(token)
+        .map_err(|_| PyValueError::new_err(format!("got token {token}, expected ids from 0")))
 }
