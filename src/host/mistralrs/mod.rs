@@ -16,11 +16,13 @@
 //! ([`Group`](super::Group)), and announces each sequence's next step as soon as it knows or guesses the next token: whoever
 //! comes first in the next step then runs the proxies for all ([`Runner`](crate::pair::Runner)).
 
+mod complete;
 mod load;
 mod processor;
 mod sampling;
 mod stats;
 
+pub use complete::{Chosen, Completion, Completions};
 pub use load::{LoadOptions, load};
 pub use processor::{Processor, Report};
 pub use sampling::SamplingOptions;
@@ -63,9 +65,6 @@ impl Host {
             host.shape.vocabulary = model.vocabulary();
             host.chat_template = model.chat_template();
             host.ends = (0..model.vocab_len() as Token).filter(|&t| model.is_end(t)).collect();
-            if host.shape.context == 0 {
-                host.shape.context = model.trained_context();
-            }
         } else {
             host.shape.vocabulary = vocabulary::read(path)?;
         }
