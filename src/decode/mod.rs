@@ -13,10 +13,12 @@ mod job;
 mod passes;
 mod text;
 mod trio;
+mod tuned_prompts;
 
 pub use job::{Finish, Job, Outcome, Position, Stats};
 pub use text::TextStream;
 pub use trio::{MappedProxies, Models, NAMES, RunOptions, model_path, pair, token_map};
+pub use tuned_prompts::TunedPrompts;
 
 use crate::config::{OnError, Speculate};
 use crate::error::Result;

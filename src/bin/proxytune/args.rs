@@ -31,7 +31,7 @@ impl Cli {
     /// What of the logs is shown; `PROXYTUNE_LOG` wins.
     pub fn log_filter(&self) -> String {
         let by_flag = match self.verbose {
-            0 => "warn,llama=off",
+            0 => "warn,llama=off,mistralrs_core=error",
             1 => "warn,proxytune=debug,llama=debug",
             _ => "debug,llama=trace",
         };
@@ -100,6 +100,8 @@ pub struct Trio {
 pub enum Engine {
     /// llama.cpp, compiled in
     Llama,
+    /// mistral.rs for the host, llama.cpp for the proxies; in builds with the feature `mistralrs`
+    Mistralrs,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -132,6 +134,19 @@ pub enum Format {
 }
 
 impl Shared {
+    /// Who runs the host.
+    ///
+    /// # Errors
+    /// For an engine that this build has not.
+    pub fn engine(&self) -> Result<Engine> {
+        let engine = self.trio.engine;
+        if engine == Engine::Mistralrs && cfg!(not(feature = "mistralrs")) {
+            let expected = "llama, or a build with mistral.rs in it: make build FEATURES=serve";
+            return Err(Error::invalid("--engine", "mistralrs, which this build has not", expected));
+        }
+        Ok(engine)
+    }
+
     /// The configuration file with the flags laid over it, checked.
     pub fn config(&self) -> Result<Config> {
         let mut config = self.trio.config()?;
@@ -148,7 +163,6 @@ impl Trio {
             Some(path) => Config::read(path)?,
             None => Config::default(),
         };
-        let Engine::Llama = self.engine;
         let tuning = &mut config.proxy_tuning;
         let paths = [
             (&self.host, &mut config.host.model),

@@ -6,6 +6,8 @@ mod check;
 mod eval;
 mod generate;
 mod progress;
+#[cfg(feature = "mistralrs")]
+mod session;
 
 use args::{Cli, Command};
 use clap::Parser;
