@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench build lint doc plugin test-plugin install-deps target-dir
+.PHONY: help demo test bench build lint doc plugin test-plugin install install-deps target-dir test-cpp
 
 # Outside the working tree, so that it outlives a fresh checkout. One already set is kept.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/proxytune-target
@@ -54,6 +54,18 @@ plugin: install-deps ## The plugin for llama.cpp programs: make plugin LLAMA_DIR
 
 test-plugin: ## The plugin in an unmodified llama-server, which is built once (about ten minutes on two cores)
 	@scripts/test-plugin.sh $(MAKE)
+
+PREFIX ?= /usr/local
+CPP_BUILD_DIR ?= $(CARGO_TARGET_DIR)/cpp
+export CPP_BUILD_DIR
+
+install: install-deps target-dir ## Install the C++ library: make install PREFIX=<where to>
+	cmake -S bindings/cpp -B "$(CPP_BUILD_DIR)/plain" -DPROXYTUNE_FEATURES="$(FEATURES)"
+	cmake --build "$(CPP_BUILD_DIR)/plain" --target shared static
+	cmake --install "$(CPP_BUILD_DIR)/plain" --prefix "$(PREFIX)"
+
+test-cpp: install-deps target-dir ## The C++ library, also under sanitizers and as installed (builds a llama.cpp once)
+	@scripts/test-cpp.sh
 
 # In release as well: a debug build would compile the engine a second time.
 doc: install-deps target-dir ## Build the documentation, warnings are errors

@@ -2,7 +2,10 @@
 
 #include <doctest/doctest.h>
 
+#include <unistd.h>
+
 #include <cstdio>
+#include <cstdlib>
 #include <functional>
 
 #include "support.hpp"
@@ -28,11 +31,18 @@ proxytune::Status Loaded(const std::function<void(proxytune::Options&)>& change)
   return status;
 }
 
-std::string TemporaryFile(const std::string& text) {
-  const std::string path = std::tmpnam(nullptr);
-  std::ofstream(path) << text;
-  return path;
-}
+// A file that is gone after the test.
+class TemporaryFile {
+ public:
+  TemporaryFile(const std::string& text, const char* extension) {
+    std::string pattern = "/tmp/proxytune-XXXXXX" + std::string(extension);
+    close(mkstemps(pattern.data(), static_cast<int>(std::strlen(extension))));
+    path = pattern;
+    std::ofstream(path) << text;
+  }
+  ~TemporaryFile() { std::remove(path.c_str()); }
+  std::string path;
+};
 
 }  // namespace
 
@@ -46,12 +56,10 @@ TEST_CASE("options that cannot be used") {
                "on_error: got 9");
   CheckRefused(Loaded([](auto& o) { o.vocabulary_size = 100; }), StatusCode::kInvalidArgument,
                "vocabulary_size: got 100, expected at least the 4096");
-  const std::string broken = TemporaryFile("[proxy_tuning]\nalpah = 1\n");
-  CheckRefused(Loaded([&](auto& o) { o.config = broken; }), StatusCode::kFile, "line 2");
-  const std::string no_model = TemporaryFile("GGUF or not");
-  CheckRefused(Loaded([&](auto& o) { o.untuned = no_model; }), StatusCode::kFile, no_model);
-  std::remove(broken.c_str());
-  std::remove(no_model.c_str());
+  const TemporaryFile broken("[proxy_tuning]\nalpah = 1\n", ".toml");
+  CheckRefused(Loaded([&](auto& o) { o.config = broken.path; }), StatusCode::kFile, "line 2");
+  const TemporaryFile no_model("GGUF or not", ".gguf");
+  CheckRefused(Loaded([&](auto& o) { o.untuned = no_model.path; }), StatusCode::kFile, no_model.path);
   CHECK(proxytune::LogitsProcessor::Create(proxytune::Options{}, nullptr) == nullptr);
   CHECK_THROWS_AS(proxytune::LogitsProcessor(proxytune::Options{}), proxytune::Error);
 }
@@ -67,10 +75,8 @@ TEST_CASE("a host with another vocabulary") {
       {"added_tokens", nlohmann::json::array()},
       {"model", {{"type", "WordLevel"}, {"vocab", vocabulary}, {"unk_token", "word0"}}},
   };
-  const std::string path = TemporaryFile(tokenizer.dump()) + ".json";
-  std::ofstream(path) << tokenizer.dump();
-  CheckRefused(Loaded([&](auto& o) { o.host = path; }), StatusCode::kVocabulary, "are common");
-  std::remove(path.c_str());
+  const TemporaryFile file(tokenizer.dump(), ".json");
+  CheckRefused(Loaded([&](auto& o) { o.host = file.path; }), StatusCode::kVocabulary, "are common");
 }
 
 TEST_CASE("requests that cannot be") {
