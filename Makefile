@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench build lint doc plugin test-plugin install install-deps target-dir test-cpp
+.PHONY: help demo test bench build lint doc plugin test-plugin install install-deps target-dir test-cpp test-python test-vllm bench-vllm
 
 # Outside the working tree, so that it outlives a fresh checkout. One already set is kept.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/proxytune-target
@@ -66,6 +66,15 @@ install: install-deps target-dir ## Install the C++ library: make install PREFIX
 
 test-cpp: install-deps target-dir ## The C++ library, also under sanitizers and as installed (builds a llama.cpp once)
 	@scripts/test-cpp.sh
+
+test-python: install-deps target-dir ## The Python package by itself, installed by pip into a fresh environment
+	@scripts/test-python.sh
+
+test-vllm: install-deps target-dir ## The Python package in vLLM, transformers and llama-cpp-python (installs them once: several GB)
+	@scripts/test-vllm.sh
+
+bench-vllm: install-deps target-dir ## Tokens/s of vLLM alone, with a naive processor and with ours, against the floor
+	@scripts/test-vllm.sh --bench
 
 # In release as well: a debug build would compile the engine a second time.
 doc: install-deps target-dir ## Build the documentation, warnings are errors

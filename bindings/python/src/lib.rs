@@ -2,12 +2,16 @@
 //!
 //! Types and conversions only; what they do is the core's, in `proxytune::host`.
 
+#![deny(unsafe_code)]
+
 mod errors;
 mod load;
 mod pair;
 mod process;
 mod processor;
 mod rows;
+// Memory that belongs to other libraries.
+#[allow(unsafe_code)]
 mod tensor;
 mod texts;
 mod tokens;

@@ -2,23 +2,24 @@
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::{PyErr, PyResult};
-use std::mem::ManuallyDrop;
 
 /// A value with threads behind it. After a fork the child has the value but not the threads: there it is neither used
 /// nor dropped, since either would wait for them forever.
 pub struct Local<T> {
-    value: ManuallyDrop<T>,
+    /// Always there, until it is dropped.
+    value: Option<T>,
     process: u32,
 }
 
 impl<T> Local<T> {
     pub fn new(value: T) -> Self {
-        Self { value: ManuallyDrop::new(value), process: std::process::id() }
+        Self { value: Some(value), process: std::process::id() }
     }
 
     /// The value, in the process that made it.
     pub fn get(&self) -> PyResult<&T> {
-        if self.process == std::process::id() { Ok(&self.value) } else { Err(self.forked()) }
+        let here = self.value.as_ref().filter(|_| self.process == std::process::id());
+        here.ok_or_else(|| self.forked())
     }
 
     fn forked(&self) -> PyErr {
@@ -33,9 +34,8 @@ impl<T> Local<T> {
 
 impl<T> Drop for Local<T> {
     fn drop(&mut self) {
-        if self.process == std::process::id() {
-            // SAFETY: dropped once, here, and not used afterwards.
-            unsafe { ManuallyDrop::drop(&mut self.value) }
+        if self.process != std::process::id() {
+            std::mem::forget(self.value.take());
         }
     }
 }

@@ -133,7 +133,7 @@ class TestRequest:
             "required": ["name", "size"],
             "additionalProperties": False,
         }
-        extra = {"structured_outputs": {"json": schema}, "ignore_eos": False}
+        extra = {"structured_outputs": {"json": schema, "disable_any_whitespace": True}, "ignore_eos": False}
         texts = [client.create("Config: ", extra=extra, max_tokens=80).choices[0].text for _ in range(2)]
         assert texts[0] == texts[1]
         value = json.loads(texts[0])
