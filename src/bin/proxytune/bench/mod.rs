@@ -3,6 +3,7 @@
 mod bare;
 #[cfg(feature = "mistralrs")]
 mod mistral;
+mod plot;
 mod table;
 
 use crate::args::{Bench, Engine, Format};
@@ -48,6 +49,9 @@ pub fn run(args: &Bench) -> Result<ExitCode> {
                 rows.extend(Bout::new(&work, &config, &models, sequences)?.run()?);
             }
         }
+    }
+    if let Some(path) = &args.svg {
+        plot::write(&rows, path)?;
     }
     match args.shared.format {
         Format::Json => {
