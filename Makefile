@@ -45,7 +45,7 @@ build: install-deps target-dir ## Build the release binary
 
 lint: install-deps target-dir ## cargo fmt --check and clippy, warnings are errors
 	@scripts/component.sh rustfmt fmt || exit 0; set -x; cargo fmt --check
-	@scripts/component.sh clippy clippy || exit 0; set -x; cargo clippy --release --all-targets $(ALL_FLAGS) -- -D warnings
+	@scripts/component.sh clippy clippy || exit 0; set -x; cargo clippy --release --all-targets $(CARGO_FLAGS) -- -D warnings; cargo clippy --release --all-targets $(ALL_FLAGS) -- -D warnings
 
 # llama.cpp's source tree or install prefix; empty: where the compiler finds llama.h.
 LLAMA_DIR ?=
