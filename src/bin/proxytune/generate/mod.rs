@@ -5,7 +5,7 @@ mod mistral;
 mod output;
 mod prompt;
 
-use crate::args::{self, Format, Generate};
+use crate::args::{Format, Generate};
 use crate::progress::load;
 use output::{Screen, Show, figures, to_json};
 use prompt::{history, read_prompt};
@@ -105,7 +105,7 @@ impl Engine for Llama<'_> {
 fn load_engine<'a>(args: &Generate, config: &'a Config) -> Result<Box<dyn Engine + 'a>> {
     match args.shared.engine()? {
         #[cfg(feature = "mistralrs")]
-        args::Engine::Mistralrs => {
+        crate::args::Engine::Mistralrs => {
             if args.explain && args.shared.format == Format::Json {
                 let expected = "--engine llama, or --format text, where changed tokens are coloured";
                 return Err(Error::invalid("--explain", "JSON from mistral.rs", expected));
