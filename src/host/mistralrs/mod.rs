@@ -14,7 +14,7 @@
 //! mistral.rs calls a processor for one sequence after the other, or for several at once on the threads of its pool, and
 //! says neither which sequence it is nor when a step begins. So a processor finds its sequences by their histories
 //! ([`Group`](super::Group)), and announces each sequence's next step as soon as it knows or guesses the next token: whoever
-//! comes first in the next step then runs the proxies for all ([`Runner`](crate::pair::Runner)).
+//! comes first in the next step then runs the proxies for all ([`Runner`]).
 
 mod complete;
 mod load;
@@ -65,9 +65,6 @@ impl Host {
             host.shape.vocabulary = model.vocabulary();
             host.chat_template = model.chat_template();
             host.ends = (0..model.vocab_len() as Token).filter(|&t| model.is_end(t)).collect();
-            if host.shape.context == 0 {
-                host.shape.context = model.trained_context();
-            }
         } else {
             host.shape.vocabulary = vocabulary::read(path)?;
         }
