@@ -40,14 +40,14 @@ check_plain() {
 # are not, but their allocations are seen.
 check_address() {
     say "tests under AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer"
-    build address -DPROXYTUNE_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo
+    build address -DPROXYTUNE_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1
     UBSAN_OPTIONS=halt_on_error=1 "$builds/address/tests/tests"
 }
 
 # What is not instrumented synchronises by means that ThreadSanitizer does not see: its accesses are left out.
 check_thread() {
     say "tests under ThreadSanitizer"
-    build thread -DPROXYTUNE_SANITIZE=thread -DCMAKE_BUILD_TYPE=RelWithDebInfo
+    build thread -DPROXYTUNE_SANITIZE=thread -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1
     TSAN_OPTIONS="halt_on_error=1 suppressions=$repository/bindings/cpp/tests/thread.supp" "$builds/thread/tests/tests"
 }
 

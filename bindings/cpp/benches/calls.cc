@@ -1,7 +1,8 @@
 // What an engine does, timed on this side of the border: calls of the public class in a loop, and a count of operator new.
 
+#include <time.h>
+
 #include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <new>
@@ -65,16 +66,22 @@ Calls* calls_open(const char* tuned, const char* untuned, const char* host, std:
 
 void calls_close(Calls* calls) { delete calls; }
 
+// Nanoseconds that this thread has computed for: unlike the time of day, the same on a busy machine.
+std::uint64_t calls_now() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
+}
+
 // Nanoseconds that so many calls of Apply take; the histories stay as they are.
 std::uint64_t calls_apply(Calls* calls, std::size_t rows, std::uint64_t times) {
-  const auto begin = std::chrono::steady_clock::now();
+  const std::uint64_t begin = calls_now();
   for (std::uint64_t i = 0; i < times; ++i) {
     if (!calls->processor.TryApply(calls->rows.data(), rows).ok()) {
       std::abort();
     }
   }
-  const auto passed = std::chrono::steady_clock::now() - begin;
-  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(passed).count());
+  return calls_now() - begin;
 }
 
 }  // extern "C"

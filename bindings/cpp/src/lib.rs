@@ -82,7 +82,8 @@ mod ffi {
         unsafe fn apply(self: &Processor, rows: &mut [Row]) -> Status;
         /// # Safety
         /// As [`Self::prefetch`]; `out` is null, or good for the last row's values at that stride.
-        unsafe fn compute_offsets(self: &Processor, rows: &mut [Row], out: *mut f32, stride: usize) -> Status;
+        unsafe fn compute_offsets(self: &Processor, rows: &mut [Row], out: *mut f32, stride: usize)
+        -> Status;
     }
 }
 

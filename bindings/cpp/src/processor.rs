@@ -114,7 +114,8 @@ impl Processor {
                 return Err(Error::invalid("out", given, "room for the offsets, as float"));
             }
             let values = last.checked_mul(stride).and_then(|start| start.checked_add(requests.vocab()));
-            let Some(values) = values.filter(|&values| values <= isize::MAX as usize / size_of::<f32>()) else {
+            let Some(values) = values.filter(|&values| values <= isize::MAX as usize / size_of::<f32>())
+            else {
                 return Err(Error::invalid("stride", stride, "values between the starts of two rows"));
             };
             // SAFETY: not null and aligned; the caller promises so much room.
@@ -168,9 +169,11 @@ fn pad(shape: &mut HostShape, size: usize) -> Result<()> {
     let known = shape.vocabulary.len();
     match size {
         0 => Ok(()),
-        size if size < known => {
-            Err(Error::invalid("vocabulary_size", size, format!("at least the {known} tokens of the host's file")))
-        }
+        size if size < known => Err(Error::invalid(
+            "vocabulary_size",
+            size,
+            format!("at least the {known} tokens of the host's file"),
+        )),
         size => {
             shape.vocabulary.pad(size);
             Ok(())

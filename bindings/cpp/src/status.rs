@@ -21,7 +21,10 @@ pub fn status(call: impl FnOnce() -> Result<()>) -> Status {
         Err(panic) => {
             let words = panic.downcast_ref::<String>().map(String::as_str);
             let words = words.or_else(|| panic.downcast_ref().copied()).unwrap_or("no words");
-            Status { code: INTERNAL, message: format!("an error in proxytune itself: {words}; please report it") }
+            Status {
+                code: INTERNAL,
+                message: format!("an error in proxytune itself: {words}; please report it"),
+            }
         }
     }
 }

@@ -2,10 +2,6 @@
 
 #include <doctest/doctest.h>
 
-#include <unistd.h>
-
-#include <cstdio>
-#include <cstdlib>
 #include <functional>
 
 #include "support.hpp"
@@ -31,19 +27,6 @@ proxytune::Status Loaded(const std::function<void(proxytune::Options&)>& change)
   return status;
 }
 
-// A file that is gone after the test.
-class TemporaryFile {
- public:
-  TemporaryFile(const std::string& text, const char* extension) {
-    std::string pattern = "/tmp/proxytune-XXXXXX" + std::string(extension);
-    close(mkstemps(pattern.data(), static_cast<int>(std::strlen(extension))));
-    path = pattern;
-    std::ofstream(path) << text;
-  }
-  ~TemporaryFile() { std::remove(path.c_str()); }
-  std::string path;
-};
-
 }  // namespace
 
 TEST_CASE("options that cannot be used") {
@@ -66,16 +49,13 @@ TEST_CASE("options that cannot be used") {
 
 TEST_CASE("a host with another vocabulary") {
   // A tokenizer with words that the proxies do not know.
-  nlohmann::json vocabulary;
+  std::string vocabulary;
   for (int i = 0; i < 500; ++i) {
-    vocabulary["word" + std::to_string(i)] = i;
+    vocabulary += (i == 0 ? "\"word" : ", \"word") + std::to_string(i) + "\": " + std::to_string(i);
   }
-  const nlohmann::json tokenizer = {
-      {"version", "1.0"},
-      {"added_tokens", nlohmann::json::array()},
-      {"model", {{"type", "WordLevel"}, {"vocab", vocabulary}, {"unk_token", "word0"}}},
-  };
-  const TemporaryFile file(tokenizer.dump(), ".json");
+  const std::string tokenizer = R"({"version": "1.0", "added_tokens": [], "model": {"type": "WordLevel", "vocab": {)" +
+                                vocabulary + R"(}, "unk_token": "word0"}})";
+  const TemporaryFile file(tokenizer, ".json");
   CheckRefused(Loaded([&](auto& o) { o.host = file.path; }), StatusCode::kVocabulary, "are common");
 }
 

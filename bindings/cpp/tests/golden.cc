@@ -78,6 +78,22 @@ TEST_CASE("greedy tokens are the oracle's, whoever shares the batch") {
   }
 }
 
+TEST_CASE("greedy tokens are the oracle's where the proxies work while the host does") {
+  const TemporaryFile config("[proxy_tuning]\nplacement = \"together\"\n", ".toml");
+  proxytune::Options options = Fixture();
+  options.config = config.path;
+  proxytune::LogitsProcessor processor(options);
+  Engine engine(Host(4), &processor);
+  std::vector<Request> requests;
+  for (std::size_t i = 0; i < 4; ++i) {
+    requests.push_back(RequestOf(Cases()[i], i));
+  }
+  auto finished = Serve(engine, requests, 5);
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    CHECK(finished[i].tokens == Cases()[i].tokens);
+  }
+}
+
 TEST_CASE("the host alone, and alpha 0, give the oracle's host tokens") {
   proxytune::LogitsProcessor processor(Fixture());
   for (proxytune::LogitsProcessor* with : {&processor, static_cast<proxytune::LogitsProcessor*>(nullptr)}) {

@@ -3,13 +3,18 @@
 #ifndef PROXYTUNE_TESTS_SUPPORT_HPP
 #define PROXYTUNE_TESTS_SUPPORT_HPP
 
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <string>
 #include <vector>
 
-#include <nlohmann/json.hpp>
 #include <proxytune/logits_processor.hpp>
 
 namespace support {
@@ -48,35 +53,10 @@ struct Case {
   }
 };
 
-inline const std::vector<Case>& Cases() {
-  static const std::vector<Case> cases = [] {
-    std::vector<Case> read;
-    const auto golden = nlohmann::json::parse(std::ifstream(Path("tests/golden/golden.json")));
-    for (const auto& c : golden["cases"]) {
-      read.push_back({c["name"], c["prompt"], c["alpha"], c["prompt_tokens"], c["tuned_prompt_tokens"], c["tokens"],
-                      c["host_tokens"], c["positions"]});
-    }
-    return read;
-  }();
-  return cases;
-}
+const std::vector<Case>& Cases();
 
 // Rows of a golden tensor [positions, vocabulary].
-inline std::vector<std::vector<float>> GoldenRows(const std::string& name) {
-  std::ifstream file(Path("tests/golden/golden.safetensors"), std::ios::binary);
-  std::uint64_t length = 0;
-  file.read(reinterpret_cast<char*>(&length), sizeof(length));
-  std::string header(length, ' ');
-  file.read(header.data(), static_cast<std::streamsize>(length));
-  const auto entry = nlohmann::json::parse(header)[name];
-  const std::size_t width = entry["shape"][1];
-  std::vector<std::vector<float>> rows(entry["shape"][0], std::vector<float>(width));
-  file.seekg(static_cast<std::streamoff>(sizeof(length) + length + entry["data_offsets"][0].get<std::size_t>()));
-  for (auto& row : rows) {
-    file.read(reinterpret_cast<char*>(row.data()), static_cast<std::streamsize>(width * sizeof(float)));
-  }
-  return rows;
-}
+std::vector<std::vector<float>> GoldenRows(const std::string& name);
 
 inline Row RowOf(proxytune::RequestId id, const Tokens& history) {
   Row row;
@@ -115,6 +95,19 @@ inline bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
 
 // Batched and single passes sum in different orders.
 constexpr float kRounding = 2e-3f;
+
+// A file that is gone after the test.
+class TemporaryFile {
+ public:
+  TemporaryFile(const std::string& text, const char* extension) {
+    std::string pattern = "/tmp/proxytune-XXXXXX" + std::string(extension);
+    close(mkstemps(pattern.data(), static_cast<int>(std::strlen(extension))));
+    path = pattern;
+    std::ofstream(path) << text;
+  }
+  ~TemporaryFile() { std::remove(path.c_str()); }
+  std::string path;
+};
 
 }  // namespace support
 
