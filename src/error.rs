@@ -120,6 +120,23 @@ pub enum Error {
 }
 
 impl Error {
+    /// What sort of failure it is, in a word: for counters.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Model { .. } => "model",
+            Self::Vocabulary { .. } => "vocabulary",
+            Self::Config { .. } => "config",
+            Self::File { .. } => "file",
+            Self::Invalid { .. } => "invalid",
+            Self::Length { .. } => "length",
+            Self::Memory { .. } => "memory",
+            Self::Engine { .. } => "engine",
+            Self::Shape { .. } => "shape",
+            Self::Stopped(_) => "stopped",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
     /// Shorthand for [`Error::Engine`].
     pub(crate) fn engine(engine: impl Into<String>, what: impl Into<String>) -> Self {
         Self::Engine { engine: engine.into(), what: what.into() }

@@ -43,6 +43,12 @@ impl Vocabulary {
         Self { entries }
     }
 
+    /// Appends unused tokens up to `len`: engines pad rows past the last token.
+    pub fn pad(&mut self, len: usize) {
+        let unused = || Entry { bytes: Vec::new(), kind: Kind::Unused };
+        self.entries.resize_with(self.entries.len().max(len), unused);
+    }
+
     /// Number of tokens, which is the length of a row of logits.
     pub fn len(&self) -> usize {
         self.entries.len()

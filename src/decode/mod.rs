@@ -16,7 +16,7 @@ mod trio;
 
 pub use job::{Finish, Job, Outcome, Position, Stats};
 pub use text::TextStream;
-pub use trio::{Models, NAMES, RunOptions, model_path, token_map};
+pub use trio::{MappedProxies, Models, NAMES, RunOptions, model_path, pair, token_map};
 
 use crate::config::{OnError, Speculate};
 use crate::error::Result;
@@ -152,8 +152,9 @@ impl Decoder {
     }
 
     fn clock(&self) -> Clock {
-        let [tuned, untuned] = self.pair.as_ref().map_or([Duration::ZERO; 2], Pair::forward_time);
-        Clock { host: self.host.forward_time(), tuned, untuned }
+        let [tuned, untuned] =
+            self.pair.as_ref().map(Pair::usage).unwrap_or_default().map(|usage| usage.time);
+        Clock { host: self.host.usage().time, tuned, untuned }
     }
 }
 

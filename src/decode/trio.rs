@@ -14,8 +14,11 @@ pub struct Models {
     /// The host.
     pub host: Arc<LlamaModel>,
     /// Tuned and untuned proxy, with their maps.
-    pub proxies: Option<[(Arc<LlamaModel>, TokenMap); 2]>,
+    pub proxies: Option<MappedProxies>,
 }
+
+/// Tuned and untuned proxy, each with where the host's tokens stand in its vocabulary.
+pub type MappedProxies = [(Arc<LlamaModel>, TokenMap); 2];
 
 /// How many sequences a decoder is for, and how they run.
 #[derive(Debug, Clone, Copy, Default)]
@@ -89,7 +92,7 @@ impl Models {
         let pool = Arc::new(ThreadPool::new(layout.threads, spin)?);
         let own = config.host.ctx;
         let host = context(&self.host, NAMES[0], own, run, run.sequences, pool.clone(), None)?;
-        let pair = self.pair_with(config, run, Some(pool))?;
+        let pair = self.proxies.as_ref().map(|proxies| pair(proxies, config, run, Some(pool))).transpose()?;
         let options = DecodeOptions {
             on_error: config.proxy_tuning.on_error,
             speculate: config.proxy_tuning.speculate,
@@ -103,27 +106,30 @@ impl Models {
     /// # Errors
     /// When memory or threads are short.
     pub fn pair(&self, config: &Config, run: RunOptions) -> Result<Option<Pair>> {
-        self.pair_with(config, run, None)
+        self.proxies.as_ref().map(|proxies| pair(proxies, config, run, None)).transpose()
     }
+}
 
-    /// `host_pool`: threads that the proxies may use for passes in turn with the host's, on the same thread.
-    fn pair_with(
-        &self,
-        config: &Config,
-        run: RunOptions,
-        host_pool: Option<Arc<ThreadPool>>,
-    ) -> Result<Option<Pair>> {
-        let Some([tuned, untuned]) = &self.proxies else { return Ok(None) };
-        let layout = Layout::new(config, run);
-        let tuning = &config.proxy_tuning;
-        let slots = run.sequences.min(tuning.slots);
-        let proxy = |(model, map): &(Arc<LlamaModel>, TokenMap), name| {
-            let pool = Arc::new(ThreadPool::new(layout.proxy_threads, 0)?);
-            let model = context(model, name, tuning.ctx, run, slots, pool, host_pool.clone())?;
-            Ok::<_, Error>(Proxy { model, map: map.clone() })
-        };
-        Pair::new(proxy(tuned, NAMES[1])?, proxy(untuned, NAMES[2])?, layout.placement).map(Some)
-    }
+/// Makes contexts and threads for the tuned and the untuned proxy. `host_pool`: threads that they may use for passes in
+/// turn with the host's, on the same thread.
+///
+/// # Errors
+/// When memory or threads are short.
+pub fn pair(
+    [tuned, untuned]: &MappedProxies,
+    config: &Config,
+    run: RunOptions,
+    host_pool: Option<Arc<ThreadPool>>,
+) -> Result<Pair> {
+    let layout = Layout::new(config, run);
+    let tuning = &config.proxy_tuning;
+    let slots = run.sequences.min(tuning.slots);
+    let proxy = |(model, map): &(Arc<LlamaModel>, TokenMap), name| {
+        let pool = Arc::new(ThreadPool::new(layout.proxy_threads, 0)?);
+        let model = context(model, name, tuning.ctx, run, slots, pool, host_pool.clone())?;
+        Ok::<_, Error>(Proxy { model, map: map.clone() })
+    };
+    Pair::new(proxy(tuned, NAMES[1])?, proxy(untuned, NAMES[2])?, layout.placement)
 }
 
 /// How eagerly threads wait that have their cores to themselves.

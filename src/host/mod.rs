@@ -3,4 +3,14 @@
 //! *Architecture invariant:* an adapter hands over histories and takes offsets, through
 //! [`Sequence`](crate::pair::Sequence); which tokens the proxies have in their caches is not its business.
 
+mod group;
 pub mod llama_sampler;
+#[cfg(feature = "mistralrs")]
+pub mod mistralrs;
+mod proxies;
+#[cfg(feature = "tokenizers")]
+mod tokenizer;
+pub mod vocabulary;
+
+pub use group::{Group, Member};
+pub use proxies::{HostShape, Proxies};

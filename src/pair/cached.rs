@@ -127,6 +127,15 @@ impl Work {
     }
 }
 
+/// What a model has done so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Time spent in the engine, fetching its logits included: on an accelerator that is where one waits.
+    pub time: Duration,
+    /// Tokens computed, those found in the cache left out.
+    pub tokens: u64,
+}
+
 /// A model whose slots are caches of histories. Host and proxies alike.
 pub struct CachedModel {
     name: String,
@@ -134,7 +143,7 @@ pub struct CachedModel {
     planner: Planner,
     pass: Pass,
     before: Vec<Progress>,
-    forward_time: Duration,
+    usage: Usage,
 }
 
 impl CachedModel {
@@ -147,7 +156,7 @@ impl CachedModel {
             planner,
             pass: Pass::default(),
             before: Vec::new(),
-            forward_time: Duration::ZERO,
+            usage: Usage::default(),
         }
     }
 
@@ -156,9 +165,9 @@ impl CachedModel {
         self.planner.capabilities()
     }
 
-    /// Time spent in the engine so far, fetching its logits included: on an accelerator that is where one waits.
-    pub fn forward_time(&self) -> Duration {
-        self.forward_time
+    /// What it has done so far.
+    pub fn usage(&self) -> Usage {
+        self.usage
     }
 
     /// Sequences that have lost their slot to another so far.
@@ -206,7 +215,7 @@ impl CachedModel {
             Ok(()) => self.deliver(work),
             Err(error) => self.recover(work, error),
         }
-        self.forward_time += begin.elapsed();
+        self.usage.time += begin.elapsed();
     }
 
     fn refuse_misfits(&self, work: &mut Work) {
@@ -234,6 +243,7 @@ impl CachedModel {
             }
         }
         let spans: Vec<Span<'_>> = self.pass.pieces.iter().map(|p| p.span(requests)).collect();
+        self.usage.tokens += spans.iter().map(|span| span.tokens.len() as u64).sum::<u64>();
         self.backend.forward(&spans)
     }
 

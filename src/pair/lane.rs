@@ -1,11 +1,10 @@
 //! Where a model's passes run: on the thread that asks, or on one of their own.
 
-use super::cached::{CachedModel, Work};
+use super::cached::{CachedModel, Usage, Work};
 use super::plan::SequenceId;
 use crate::error::{Error, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 /// A model, and a thread that it can be sent to for a pass.
 pub(super) struct Lane {
@@ -15,7 +14,7 @@ pub(super) struct Lane {
     held: Option<Work>,
     removed: Vec<SequenceId>,
     helper: Option<Helper>,
-    time: Duration,
+    usage: Usage,
 }
 
 struct Helper {
@@ -32,7 +31,7 @@ impl Lane {
             held: None,
             removed: Vec::new(),
             helper: None,
-            time: Duration::ZERO,
+            usage: Usage::default(),
         }
     }
 
@@ -89,7 +88,7 @@ impl Lane {
             }
         };
         self.removed.drain(..).for_each(|sequence| model.remove(sequence));
-        self.time = model.forward_time();
+        self.usage = model.usage();
         self.model = Some(model);
         Ok(work)
     }
@@ -101,9 +100,9 @@ impl Lane {
         }
     }
 
-    /// Time spent in the engine up to the last pass that ended.
-    pub(super) fn forward_time(&self) -> Duration {
-        self.time
+    /// What its model had done when the last pass ended.
+    pub(super) fn usage(&self) -> Usage {
+        self.usage
     }
 }
 

@@ -11,7 +11,7 @@ pub mod plan;
 mod runner;
 mod sequence;
 
-pub use cached::{CachedModel, Work};
+pub use cached::{CachedModel, Usage, Work};
 pub use history::History;
 pub use plan::SequenceId;
 pub use runner::{Runner, RunnerStats};
@@ -284,8 +284,8 @@ impl Pair {
         self.untuned.remove(sequence);
     }
 
-    /// Time that the tuned and the untuned proxy have spent in their engines so far.
-    pub fn forward_time(&self) -> [Duration; 2] {
-        [self.tuned.forward_time(), self.untuned.forward_time()]
+    /// What the tuned and the untuned proxy have done so far.
+    pub fn usage(&self) -> [Usage; 2] {
+        [self.tuned.usage(), self.untuned.usage()]
     }
 }

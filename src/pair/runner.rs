@@ -29,11 +29,32 @@ pub(super) enum Message {
 /// What a runner has done so far. Counters only grow; read at any time.
 #[derive(Debug, Default)]
 pub struct RunnerStats {
+    batches: [AtomicU64; Self::BATCHES.len() + 1],
     rounds: AtomicU64,
+    sequences: AtomicU64,
+    history_tokens: AtomicU64,
+    computed_tokens: AtomicU64,
     offsets: AtomicU64,
     failures: AtomicU64,
     tuned_us: AtomicU64,
     untuned_us: AtomicU64,
+}
+
+impl RunnerStats {
+    /// Sizes that [`batches`](Self::batches) counts up to.
+    pub const BATCHES: [usize; 6] = [1, 2, 4, 8, 16, 32];
+
+    /// Rounds by their number of sequences: those of at most as many as each of [`BATCHES`](Self::BATCHES) says and more
+    /// than the one before, then those of more.
+    pub fn batches(&self) -> [u64; Self::BATCHES.len() + 1] {
+        self.batches.each_ref().map(|count| count.load(Relaxed))
+    }
+
+    fn begin_round(&self, sequences: usize) {
+        self.rounds.fetch_add(1, Relaxed);
+        self.sequences.fetch_add(sequences as u64, Relaxed);
+        self.batches[Self::BATCHES.partition_point(|&most| most < sequences)].fetch_add(1, Relaxed);
+    }
 }
 
 macro_rules! counters {
@@ -45,6 +66,9 @@ macro_rules! counters {
 }
 counters! {
     rounds: "Rounds: at most one forward pass of each proxy, over all sequences that waited.",
+    sequences: "Sequences in all rounds together.",
+    history_tokens: "Tokens of the histories that were answered, over both proxies.",
+    computed_tokens: "Tokens that the proxies computed. Those of the histories beyond that stood in their caches already.",
     offsets: "Offsets handed out.",
     failures: "Wishes that ended in an error.",
     tuned_us: "Time in the tuned proxy's engine, microseconds.",
@@ -62,6 +86,7 @@ pub struct Runner {
     here: Option<Arc<Mutex<Owner>>>,
     stats: Arc<RunnerStats>,
     vocab: usize,
+    context: [usize; 2],
     next: AtomicU64,
 }
 
@@ -93,7 +118,7 @@ impl Runner {
     fn with_owner(pair: Pair) -> (Self, Owner) {
         let (inbox, messages) = unbounded();
         let stats = Arc::new(RunnerStats::default());
-        let vocab = pair.host_vocab();
+        let (vocab, context) = (pair.host_vocab(), pair.context());
         let owner = Owner {
             pair,
             messages,
@@ -102,7 +127,7 @@ impl Runner {
             stats: stats.clone(),
             open: true,
         };
-        (Self { inbox, thread: None, here: None, stats, vocab, next: AtomicU64::new(0) }, owner)
+        (Self { inbox, thread: None, here: None, stats, vocab, context, next: AtomicU64::new(0) }, owner)
     }
 
     /// Starts what sequences have announced, in one round for all ([`Sequence::announce`](super::Sequence::announce)).
@@ -115,6 +140,21 @@ impl Runner {
     /// A handle for a new sequence. No model runs before its first offset is asked for.
     pub fn sequence(&self, history: History, alpha: f32) -> super::Sequence {
         super::Sequence::new(self.link(), history, alpha)
+    }
+
+    /// Whether it works on a thread of its own, while those who wait do something else.
+    pub fn has_thread(&self) -> bool {
+        self.thread.is_some()
+    }
+
+    /// Length of the host's rows.
+    pub fn host_vocab(&self) -> usize {
+        self.vocab
+    }
+
+    /// Tokens that a slot of the tuned and of the untuned proxy holds.
+    pub fn context(&self) -> [usize; 2] {
+        self.context
     }
 
     /// What it has done so far.
@@ -209,6 +249,7 @@ impl Owner {
         if self.open && !self.wishes.is_empty() {
             let (begin, positions) = (Instant::now(), self.pair.len());
             self.pair.begin(positions);
+            self.stats.begin_round(positions);
             self.pair.start();
             let finished = self.pair.finish();
             self.count();
@@ -261,7 +302,7 @@ impl Owner {
 
     fn answer_done(&mut self) {
         for index in (0..self.wishes.len()).rev().filter(|&i| self.pair.is_done(i)).collect::<Vec<_>>() {
-            let Wish { mut offset, reply, rows, .. } = self.wishes.swap_remove(index);
+            let Wish { mut offset, reply, rows, history, .. } = self.wishes.swap_remove(index);
             let vocab = self.pair.host_vocab();
             offset.resize(rows * vocab, 0.0);
             let mut parts = offset.chunks_exact_mut(vocab).enumerate();
@@ -270,16 +311,17 @@ impl Owner {
             self.pair.swap_remove(index);
             let counter = if offset.is_ok() { &self.stats.offsets } else { &self.stats.failures };
             counter.fetch_add(1, Relaxed);
+            self.stats.history_tokens.fetch_add(2 * history.tokens().len() as u64, Relaxed);
             // Nobody listens when the sequence was dropped meanwhile.
             let _ = reply.send(offset);
         }
     }
 
     fn count(&self) {
-        let [tuned, untuned] = self.pair.forward_time();
-        self.stats.rounds.fetch_add(1, Relaxed);
-        self.stats.tuned_us.store(tuned.as_micros() as u64, Relaxed);
-        self.stats.untuned_us.store(untuned.as_micros() as u64, Relaxed);
+        let [tuned, untuned] = self.pair.usage();
+        self.stats.computed_tokens.store(tuned.tokens + untuned.tokens, Relaxed);
+        self.stats.tuned_us.store(tuned.time.as_micros() as u64, Relaxed);
+        self.stats.untuned_us.store(untuned.time.as_micros() as u64, Relaxed);
     }
 
     /// A proxy's thread is gone: everyone who waits is told, everyone who comes finds the channel closed.

@@ -1,12 +1,13 @@
 //! The proxies of one configuration, once in a process.
 
 use super::say;
-use crate::backend::llama::{LlamaModel, LoadOptions};
+use crate::backend::llama::LlamaModel;
 use crate::config::{Config, OnError};
-use crate::decode::{Models, NAMES, RunOptions, model_path, token_map};
 use crate::error::{Error, Result};
-use crate::pair::{Pair, Placement, Runner};
-use crate::vocab::Token;
+use crate::host::vocabulary;
+use crate::host::{HostShape, Proxies};
+use crate::pair::Runner;
+use crate::vocab::{Token, TokenMap};
 use std::collections::HashMap;
 use std::mem::Discriminant;
 use std::path::{Path, PathBuf};
@@ -40,8 +41,7 @@ pub struct Row<'a> {
 /// The proxies of one configuration, shared by all chains of a process. Weights are loaded at once, contexts when the
 /// host's vocabulary is known.
 pub struct Tuner {
-    config: Config,
-    proxies: [Arc<LlamaModel>; 2],
+    proxies: Proxies,
     stage: Mutex<Stage>,
     failures: AtomicU64,
     told: Mutex<Vec<Discriminant<Error>>>,
@@ -89,27 +89,16 @@ impl Tuner {
     /// # Errors
     /// When the configuration or a model cannot be used.
     pub fn new(config: Config) -> Result<Self> {
-        config.check()?;
-        let tuning = &config.proxy_tuning;
-        let load = |path: &Option<PathBuf>, key: &str| {
-            let device = tuning.device.clone();
-            let options = LoadOptions { gpu_layers: tuning.gpu_layers, device, ..LoadOptions::default() };
-            LlamaModel::load(model_path(path, key)?, options).map(Arc::new)
-        };
-        let proxies =
-            [load(&tuning.tuned, "proxy_tuning.tuned")?, load(&tuning.untuned, "proxy_tuning.untuned")?];
+        let proxies = Proxies::load(config)?;
+        let config = proxies.config();
         // Where the host is named, misfits show now instead of at the first request.
         if let Some(path) = &config.host.model {
-            let vocabulary = vocabulary_only(path)?.vocabulary();
-            for (proxy, name) in proxies.iter().zip(&NAMES[1..]) {
-                token_map(&vocabulary, proxy, name)?;
-            }
+            proxies.maps(&vocabulary::of_gguf(path)?.vocabulary())?;
         }
-        if tuning.tuned_prompt.system.is_some() {
+        if config.proxy_tuning.tuned_prompt.system.is_some() {
             say("tuned_prompt is not used here: all three models read the host's prompt");
         }
         Ok(Self {
-            config,
             proxies,
             stage: Mutex::new(Stage::Waiting),
             failures: AtomicU64::new(0),
@@ -119,12 +108,12 @@ impl Tuner {
 
     /// Weight of the shift.
     pub fn alpha(&self) -> f32 {
-        self.config.proxy_tuning.alpha
+        self.proxies.config().proxy_tuning.alpha
     }
 
     /// What happens to a request whose proxies fail.
     pub fn on_error(&self) -> OnError {
-        self.config.proxy_tuning.on_error
+        self.proxies.config().proxy_tuning.on_error
     }
 
     /// The proxies at work for this host; `None` where they cannot be. Of two models in a process the larger is the
@@ -168,53 +157,38 @@ impl Tuner {
     }
 
     fn start(&self, host: Option<&Host>) -> Result<Arc<Running>> {
-        let mut config = self.config.clone();
         let named;
-        let model = match (host, &config.host.model) {
+        let model = match (host, &self.proxies.config().host.model) {
             (Some(host), _) => &host.model,
             (None, Some(path)) => {
-                named = Arc::new(vocabulary_only(path)?);
+                named = Arc::new(vocabulary::of_gguf(path)?);
                 &named
             }
             // Nothing says otherwise; rows of another length are refused.
-            (None, None) => &self.proxies[1],
+            (None, None) => &self.proxies.models()[1],
         };
-        let vocabulary = model.vocabulary();
-        let with_map = |which: usize| {
-            let proxy = &self.proxies[which];
-            token_map(&vocabulary, proxy, NAMES[which + 1]).map(|map| (proxy.clone(), map))
-        };
-        let models = Models { host: model.clone(), proxies: Some([with_map(0)?, with_map(1)?]) };
-        let known = |value: usize, otherwise: usize| if value == 0 { otherwise } else { value };
         let (context, sequences, threads) = host.map_or((0, 0, 0), |h| (h.context, h.sequences, h.threads));
-        config.proxy_tuning.threads = known(config.proxy_tuning.threads, threads);
-        let run = RunOptions {
-            sequences: known(sequences, config.proxy_tuning.slots),
-            longest: known(context, usize::MAX),
-            ..RunOptions::default()
-        };
-        let pair = models.pair(&config, run)?.expect("there are proxies");
-        let shortest = pair.context()[0].min(pair.context()[1]);
+        let shape = HostShape { vocabulary: model.vocabulary(), context, sequences, threads };
+        let runner = self.proxies.runner(&shape)?;
+        let shortest = runner.context()[0].min(runner.context()[1]);
         if context > shortest {
             say(format_args!(
                 "the host's context is {context} tokens, the proxies' {shortest}: what is longer goes on {}",
                 if self.on_error() == OnError::Stop { "to its end at once" } else { "unshifted" }
             ));
         }
-        let ends = (0..vocabulary.len() as Token).filter(|&t| model.is_end(t)).collect();
-        let background = pair.placement() == Placement::Together;
-        self.greet(&pair);
-        let runner = if background { Runner::new(pair)? } else { Runner::without_thread(pair) };
-        Ok(Arc::new(Running { runner, background, ends }))
+        let ends = (0..shape.vocabulary.len() as Token).filter(|&t| model.is_end(t)).collect();
+        self.greet(&self.proxies.maps(&shape.vocabulary)?);
+        Ok(Arc::new(Running { background: runner.has_thread(), runner, ends }))
     }
 
-    fn greet(&self, pair: &Pair) {
-        let [tuned, untuned] = [0, 1].map(|i| self.proxies[i].path().display());
-        let common = pair.maps().iter().map(|m| m.common()).min().unwrap_or(0);
+    fn greet(&self, maps: &[TokenMap; 2]) {
+        let [tuned, untuned] = self.proxies.models().each_ref().map(|m| m.path().display());
+        let common = maps.iter().map(TokenMap::common).min().unwrap_or(0);
         say(format_args!(
             "shifting by {} * ({tuned} - {untuned}), {common} of {} tokens in common",
             self.alpha(),
-            pair.host_vocab()
+            maps[0].host_len()
         ));
     }
 
@@ -237,10 +211,6 @@ impl Tuner {
     pub fn failures(&self) -> u64 {
         self.failures.load(Relaxed)
     }
-}
-
-fn vocabulary_only(path: &Path) -> Result<LlamaModel> {
-    LlamaModel::load(path, LoadOptions { vocab_only: true, ..LoadOptions::default() })
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

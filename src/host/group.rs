@@ -1,0 +1,95 @@
+//! The sequences of one request, told apart by what they have read.
+
+use crate::error::{Error, Result};
+use crate::pair::plan::common_prefix;
+use crate::pair::{History, Runner, Sequence};
+use crate::vocab::Token;
+
+/// A request's sequences in an engine that hands over histories but no names: several choices of one prompt, or a text
+/// that goes back and on another way.
+///
+/// A sequence is [taken](Self::take) by its history, used, and [put back](Self::put); so two histories of one batch
+/// never get the same one. Whichever is taken, the offsets are right: the choice only decides what is found in the
+/// proxies' caches.
+pub struct Group<T = ()> {
+    alpha: f32,
+    tuned_prompt: Option<Vec<Token>>,
+    /// The host's prompt: the first history.
+    prompt: Option<Vec<Token>>,
+    idle: Vec<Member<T>>,
+    most: usize,
+    made: usize,
+}
+
+/// A sequence of a [`Group`].
+pub struct Member<T = ()> {
+    /// The sequence, with the history that it was taken for.
+    pub sequence: Sequence,
+    /// What the group's owner keeps with each sequence.
+    pub state: T,
+    /// Which of the group's sequences it is, counted from 0.
+    pub number: usize,
+    /// Tokens of that history. What the sequence has beyond them is a guess.
+    read: usize,
+}
+
+impl<T> Member<T> {
+    /// Says which token will probably be next, so that the proxies can go ahead
+    /// ([`Sequence::announce`]).
+    ///
+    /// # Errors
+    /// When the runner is gone.
+    pub fn guess(&mut self, token: Token) -> Result<()> {
+        self.sequence.rollback(self.sequence.history().tokens().len() - self.read);
+        self.sequence.extend(&[token]);
+        self.sequence.announce()
+    }
+}
+
+impl<T: Default> Group<T> {
+    /// A request of at most `choices` texts at once. `tuned_prompt`: the prompt as the tuned proxy reads it, in its own
+    /// tokens, where that is another one.
+    pub fn new(alpha: f32, tuned_prompt: Option<Vec<Token>>, choices: usize) -> Self {
+        Self { alpha, tuned_prompt, prompt: None, idle: Vec::new(), most: choices.max(1), made: 0 }
+    }
+
+    /// The weight of the shift.
+    pub fn alpha(&self) -> f32 {
+        self.alpha
+    }
+
+    /// The sequence that has come to this history, or a new one. The first history is the prompt.
+    ///
+    /// # Errors
+    /// When the history does not begin with the prompt.
+    pub fn take(&mut self, runner: &Runner, history: &[Token]) -> Result<Member<T>> {
+        let prompt = self.prompt.get_or_insert_with(|| history.to_vec());
+        if !history.starts_with(prompt) {
+            let given = "a history that begins otherwise than the request's first one";
+            let expected =
+                "the prompt and what was generated; is the engine's prefix cache on? Switch it off";
+            return Err(Error::invalid("history", given, expected));
+        }
+        let same = |m: &Member<T>| common_prefix(m.sequence.history().tokens(), history);
+        let best = self.idle.iter().map(same).enumerate().max_by_key(|&(_, shared)| shared);
+        // One that would have to go back may still be wanted where it is, as long as there is room for another.
+        let full = self.idle.len() >= self.most;
+        let mut member = match best.filter(|&(place, shared)| full || shared >= self.idle[place].read) {
+            Some((place, _)) => self.idle.swap_remove(place),
+            None => {
+                let own = History::new(prompt.clone(), self.tuned_prompt.clone());
+                let (sequence, number) = (runner.sequence(own, self.alpha), self.made);
+                self.made += 1;
+                Member { sequence, state: T::default(), number, read: 0 }
+            }
+        };
+        member.sequence.sync(history)?;
+        member.read = history.len();
+        Ok(member)
+    }
+
+    /// Gives a sequence back.
+    pub fn put(&mut self, member: Member<T>) {
+        self.idle.push(member);
+    }
+}

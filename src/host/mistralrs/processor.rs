@@ -1,0 +1,191 @@
+//! One request's logits processor.
+
+use super::sampling::{SamplingOptions, Scratch};
+use super::{EarlyStart, ProxyTuning, RequestOptions};
+use crate::combine::argmax;
+use crate::config::OnError;
+use crate::decode::accept::Dice;
+use crate::error::{Error, Result};
+use crate::host::{Group, Member};
+use crate::vocab::Token;
+use mistralrs::{CustomLogitsProcessor, Tensor};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Shifts the logits of one request, all its choices included, and never fails towards mistral.rs: there an error costs
+/// batch-mates a token, and a panic the engine.
+pub struct Processor {
+    tuning: ProxyTuning,
+    alpha: f32,
+    early_start: EarlyStart,
+    sampling: SamplingOptions,
+    group: Mutex<Group<State>>,
+    report: Mutex<Report>,
+    cancelled: AtomicBool,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Weight of the shift.
+    pub alpha: f32,
+    /// Positions that were shifted.
+    pub positions: u64,
+    /// Those of them whose most likely token the shift changed.
+    pub shifted: u64,
+    /// Positions that went as the host had them because a proxy failed.
+    pub unshifted: u64,
+    /// The last failure of a proxy on this request.
+    pub error: Option<Error>,
+}
+
+/// What is kept with each of a request's sequences.
+#[derive(Default)]
+struct State {
+    dice: Option<Dice>,
+    scratch: Scratch,
+}
+
+impl Processor {
+    pub(super) fn new(tuning: ProxyTuning, alpha: f32, options: RequestOptions) -> Self {
+        let sampling = options.sampling.unwrap_or_default();
+        let early_start = match options.early_start {
+            EarlyStart::Sample if options.sampling.is_none() || sampling.is_greedy() => EarlyStart::Guess,
+            otherwise => otherwise,
+        };
+        let group = Mutex::new(Group::new(alpha, options.tuned_prompt, options.choices));
+        let report = Mutex::new(Report { alpha, ..Report::default() });
+        Self { tuning, alpha, early_start, sampling, group, report, cancelled: AtomicBool::new(false) }
+    }
+
+    /// Ends the request's texts at their next token. For a client that has gone: mistral.rs takes a responder that is
+    /// dropped ill.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Relaxed);
+    }
+
+    /// What became of the request so far.
+    pub fn report(&self) -> Report {
+        lock(&self.report).clone()
+    }
+
+    /// What is done in one call of mistral.rs, whatever happens.
+    fn step(&self, row: &mut [f32], history: &[Token]) {
+        let shared = &self.tuning.0;
+        shared.counters.enter(lock(&self.report).positions > 0);
+        let shift = || self.shift(row, history);
+        let done = catch_unwind(AssertUnwindSafe(shift))
+            .unwrap_or_else(|_| Err(Error::engine("proxytune", "a panic, which was caught")));
+        if let Err(error) = done {
+            self.fail(error, row);
+        }
+        if shared.counters.leave() && shared.runner.has_thread() {
+            // The host's next pass begins now; the proxies' may as well.
+            shared.runner.start();
+        }
+    }
+
+    /// Shifts a row, and draws from it where that is wanted.
+    fn shift(&self, row: &mut [f32], history: &[Token]) -> Result<()> {
+        let runner = &self.tuning.0.runner;
+        let vocab = runner.host_vocab();
+        let got = row.len();
+        // Some models' rows are padded beyond their last token.
+        let row = row.get_mut(..vocab).ok_or(Error::Shape { what: "host", got, expected: vocab })?;
+        let mut member = lock(&self.group).take(runner, history)?;
+        let top = argmax(row);
+        let begin = Instant::now();
+        let shifted = member.sequence.shift(row);
+        let wait = begin.elapsed();
+        if shifted.is_ok() {
+            let new = argmax(row);
+            self.note(new != top, wait);
+            self.go_ahead(&mut member, row, new as Token)?;
+        }
+        lock(&self.group).put(member);
+        shifted.map(drop)
+    }
+
+    /// Counts a position.
+    fn note(&self, changed: bool, wait: Duration) {
+        if self.alpha != 0.0 {
+            self.tuning.0.counters.shifted(changed, wait);
+            let mut report = lock(&self.report);
+            report.positions += 1;
+            report.shifted += u64::from(changed);
+        }
+    }
+
+    /// Announces the next step, for the token that comes next as far as that can be known.
+    fn go_ahead(&self, member: &mut Member<State>, row: &mut [f32], top: Token) -> Result<()> {
+        let next = match self.early_start {
+            EarlyStart::Off => return Ok(()),
+            EarlyStart::Guess => top,
+            EarlyStart::Sample => {
+                let seed = || self.sampling.seed.map(|seed| seed.wrapping_add(member.number as u64));
+                let State { dice, scratch } = &mut member.state;
+                let dice = dice.get_or_insert_with(|| Dice::new(seed()));
+                // Nothing to draw from is left for mistral.rs to report.
+                let Some(token) = self.sampling.draw(row, dice, scratch) else { return Ok(()) };
+                row.fill(f32::NEG_INFINITY);
+                row[token as usize] = 0.0;
+                token
+            }
+        };
+        if self.tuning.0.ends.contains(&next) {
+            return Ok(());
+        }
+        member.guess(next)
+    }
+
+    /// Takes note of a failure, and does what the configuration says about it.
+    fn fail(&self, error: Error, row: &mut [f32]) {
+        let policy = self.tuning.on_error();
+        if self.tuning.0.counters.failed(&error) {
+            let then = match policy {
+                OnError::Host => "requests go on unshifted where this happens",
+                OnError::Stop => "requests end where this happens",
+            };
+            tracing::warn!(%error, "{then} (said once)");
+        }
+        let mut report = lock(&self.report);
+        report.unshifted += 1;
+        report.error = Some(error);
+        if policy == OnError::Stop {
+            self.end(row);
+        }
+    }
+
+    /// Leaves only tokens that end the text, as far as there are any that may come.
+    fn end(&self, row: &mut [f32]) {
+        let possible = |&&t: &&Token| row.get(t as usize).is_some_and(|&l| l > f32::NEG_INFINITY);
+        if let Some(&token) = self.tuning.0.ends.iter().find(possible) {
+            row.fill(f32::NEG_INFINITY);
+            row[token as usize] = 0.0;
+        }
+    }
+}
+
+impl CustomLogitsProcessor for Processor {
+    fn apply(&self, logits: &Tensor, context: &[u32]) -> mistralrs::Result<Tensor> {
+        let cancelled = self.cancelled.load(Relaxed);
+        let nothing_to_do = self.alpha == 0.0 && self.early_start != EarlyStart::Sample && !cancelled;
+        if nothing_to_do || context.is_empty() {
+            return Ok(logits.clone());
+        }
+        let Ok(mut row) = logits.to_vec1::<f32>() else { return Ok(logits.clone()) };
+        let len = row.len();
+        if cancelled {
+            self.end(&mut row);
+        } else {
+            self.step(&mut row, context);
+        }
+        Ok(Tensor::from_vec(row, len, logits.device()).unwrap_or_else(|_| logits.clone()))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,96 @@
+//! The proxies of one configuration, for a host that runs in an engine of its own.
+
+use crate::backend::llama::{LlamaModel, LoadOptions};
+use crate::config::Config;
+use crate::decode::{NAMES, RunOptions, model_path, pair, token_map};
+use crate::error::Result;
+use crate::pair::{Pair, Placement, Runner};
+use crate::vocab::{TokenMap, Vocabulary};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What the proxies must know of the host, whoever runs it.
+#[derive(Debug, Clone, Default)]
+pub struct HostShape {
+    /// One entry for each value of its rows of logits.
+    pub vocabulary: Vocabulary,
+    /// Tokens that one of its sequences may have; 0: not known.
+    pub context: usize,
+    /// Sequences that it runs at once; 0: not known.
+    pub sequences: usize,
+    /// Threads that it computes on; 0: not known.
+    pub threads: usize,
+}
+
+/// Both proxies of a configuration, their weights in memory.
+pub struct Proxies {
+    config: Config,
+    models: [Arc<LlamaModel>; 2],
+}
+
+impl Proxies {
+    /// Loads the proxies that a configuration names.
+    ///
+    /// # Errors
+    /// When the configuration or a model cannot be used.
+    pub fn load(config: Config) -> Result<Self> {
+        config.check()?;
+        let tuning = &config.proxy_tuning;
+        let load = |path: &Option<PathBuf>, key: &str| {
+            let device = tuning.device.clone();
+            let options = LoadOptions { gpu_layers: tuning.gpu_layers, device, ..LoadOptions::default() };
+            LlamaModel::load(model_path(path, key)?, options).map(Arc::new)
+        };
+        let models =
+            [load(&tuning.tuned, "proxy_tuning.tuned")?, load(&tuning.untuned, "proxy_tuning.untuned")?];
+        Ok(Self { config, models })
+    }
+
+    /// The configuration that they were loaded by.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Tuned and untuned proxy.
+    pub fn models(&self) -> &[Arc<LlamaModel>; 2] {
+        &self.models
+    }
+
+    /// Matches a host's vocabulary with that of the tuned and of the untuned proxy.
+    ///
+    /// # Errors
+    /// [`Error::Vocabulary`](crate::Error::Vocabulary) for a proxy that does not fit.
+    pub fn maps(&self, host: &Vocabulary) -> Result<[TokenMap; 2]> {
+        let [tuned, untuned] = &self.models;
+        Ok([token_map(host, tuned, NAMES[1])?, token_map(host, untuned, NAMES[2])?])
+    }
+
+    /// Contexts and threads for the proxies beside this host.
+    ///
+    /// # Errors
+    /// When the vocabularies do not fit, or memory or threads are short.
+    pub fn pair(&self, host: &HostShape) -> Result<Pair> {
+        let known = |value: usize, otherwise: usize| if value == 0 { otherwise } else { value };
+        let mut config = self.config.clone();
+        config.proxy_tuning.threads = known(config.proxy_tuning.threads, host.threads);
+        let run = RunOptions {
+            sequences: known(host.sequences, config.proxy_tuning.slots),
+            longest: known(host.context, usize::MAX),
+            ..RunOptions::default()
+        };
+        let [tuned, untuned] = self.models.clone();
+        let [tuned_map, untuned_map] = self.maps(&host.vocabulary)?;
+        pair(&[(tuned, tuned_map), (untuned, untuned_map)], &config, run, None)
+    }
+
+    /// [`pair`](Self::pair) behind a runner, which has a thread of its own where the proxies can work while the host
+    /// does.
+    ///
+    /// # Errors
+    /// As [`pair`](Self::pair).
+    pub fn runner(&self, host: &HostShape) -> Result<Runner> {
+        let pair = self.pair(host)?;
+        let background = pair.placement() == Placement::Together;
+        if background { Runner::new(pair) } else { Ok(Runner::without_thread(pair)) }
+    }
+}
