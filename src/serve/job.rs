@@ -2,7 +2,6 @@
 
 use super::App;
 use super::error::{ApiError, ApiResult};
-use super::sampling;
 use crate::decode::NAMES;
 use crate::host::mistralrs::{EarlyStart, Processor, RequestOptions, SamplingOptions};
 use crate::prompt::Message;
@@ -132,7 +131,7 @@ fn early_start(request: &NormalRequest) -> EarlyStart {
     if request.return_logprobs { EarlyStart::Guess } else { EarlyStart::Sample }
 }
 
-/// Checked by [`sampling::check`] before.
+/// Checked by the route before.
 fn sampling_options(request: &NormalRequest, seed: Option<u64>) -> SamplingOptions {
     let params = &request.sampling_params;
     SamplingOptions {

@@ -124,8 +124,8 @@ struct Now {
 impl Collector for Now {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let gauges = [
-            ("running_sequences", "Sequences in the engine", self.running),
-            ("waiting_requests", "Requests that wait for their turn", self.waiting),
+            ("running_sequences", "Sequences in the engine.", self.running),
+            ("waiting_requests", "Requests that wait for their turn.", self.waiting),
         ];
         gauges.into_iter().try_for_each(|(name, help, value)| {
             one(&mut encoder, name, help, None, &ConstGauge::new(value as i64))
@@ -146,29 +146,29 @@ impl Collector for Proxies {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let stats = self.0.stats();
         let counts = [
-            ("positions", "Positions that were shifted", stats.positions),
-            ("shifted_tokens", "Positions whose most likely token the shift changed", stats.shifted),
-            ("unshifted_tokens", "Positions left as the host had them because a proxy failed", stats.unshifted),
-            ("rounds", "Rounds of the proxies", stats.rounds),
-            ("round_sequences", "Sequences in all rounds: by rounds, the mean batch", stats.sequences),
-            ("history_tokens", "Tokens that the proxies were asked to follow", stats.history_tokens),
-            ("cached_tokens", "Those of them that were in the proxies' caches", stats.cached_tokens),
-            ("host_steps", "Steps of the host that host_seconds was measured over", stats.host_steps),
+            ("positions", "Positions that were shifted.", stats.positions),
+            ("shifted_tokens", "Positions whose most likely token the shift changed.", stats.shifted),
+            ("unshifted_tokens", "Positions left as the host had them because a proxy failed.", stats.unshifted),
+            ("rounds", "Rounds of the proxies.", stats.rounds),
+            ("round_sequences", "Sequences in all rounds: by rounds, the mean batch.", stats.sequences),
+            ("history_tokens", "Tokens that the proxies were asked to follow.", stats.history_tokens),
+            ("cached_tokens", "Those of them that were in the proxies' caches.", stats.cached_tokens),
+            ("host_steps", "Steps of the host that host_seconds was measured over.", stats.host_steps),
         ];
         for (name, help, value) in counts {
             one(&mut encoder, name, help, None, &ConstCounter::new(value))?;
         }
         let Stats { host, tuned, untuned, wait, failures, .. } = stats;
         let times = [
-            ("host", "Time in the host's steps", host),
-            ("tuned", "Time in the tuned proxy", tuned),
-            ("untuned", "Time in the untuned proxy", untuned),
-            ("wait", "Time that the host's sampler waited for the proxies, over all sequences", wait),
+            ("host", "Time in the host's steps.", host),
+            ("tuned", "Time in the tuned proxy.", tuned),
+            ("untuned", "Time in the untuned proxy.", untuned),
+            ("wait", "Time that the host's sampler waited for the proxies, over all sequences.", wait),
         ];
         for (name, help, time) in times {
             one(&mut encoder, name, help, Some(&Unit::Seconds), &ConstCounter::new(time.as_secs_f64()))?;
         }
-        let help = "Failures of the proxies, by kind";
+        let help = "Failures of the proxies, by kind.";
         let mut family = encoder.encode_descriptor("failures", help, None, MetricType::Counter)?;
         failures.into_iter().try_for_each(|(kind, count)| {
             let labels = [("kind", kind)];

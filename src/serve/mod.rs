@@ -108,7 +108,9 @@ impl App {
         let admission = Admission::new(server.max_seqs, server.max_waiting);
         let options = LoadOptions { model_id, sequences: server.max_seqs, chat_template, log };
         let (mistralrs, host) = load(&config, &options).await?;
-        let (template, context) = (host.chat_template.clone(), host.shape.context);
+        let template = host.chat_template.clone();
+        let most = mistralrs.max_sequence_length(None).ok().flatten().unwrap_or(usize::MAX);
+        let context = if config.host.ctx == 0 { most } else { most.min(config.host.ctx) };
         let vocabulary = host.shape.vocabulary.len();
         let proxies = tokio::task::spawn_blocking(move || ProxyTuning::new(config, &host)).await;
         let tuning = proxies.map_err(|e| Error::engine("proxytune", e.to_string()))??;

@@ -8,15 +8,14 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, Method, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use mistralrs_server_core::mistralrs_server_router_builder::MistralRsServerRouterBuilder;
-use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use tower::ServiceExt;
-use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 /// All routes, with the limits around them.
@@ -40,7 +39,7 @@ pub async fn router(app: Arc<App>, server: &Server) -> Result<Router> {
         .fallback(stock)
         .layer(DefaultBodyLimit::max(most))
         .layer(from_fn_with_state(app.clone(), with_key))
-        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(without_panic))
         .layer(cors(&server.allowed_origins)?)
         .with_state(app))
 }
@@ -79,8 +78,10 @@ async fn with_key(State(app): State<Arc<App>>, request: Request, next: Next) -> 
     }
 }
 
-fn panicked(_: Box<dyn Any + Send>) -> Response {
-    ApiError::internal("an error in the server itself; its log says where").into_response()
+/// Answers also where a route panics.
+async fn without_panic(request: Request, next: Next) -> Response {
+    let panicked = |_| ApiError::internal("an error in the server itself; its log says where").into_response();
+    AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(panicked)
 }
 
 fn cors(origins: &[String]) -> Result<CorsLayer> {

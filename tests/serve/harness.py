@@ -1,6 +1,7 @@
 """What the server's tests share: the trio, its golden cases, and a running `proxytune serve`."""
 
 import asyncio
+import functools
 import json
 import os
 import pathlib
@@ -113,16 +114,25 @@ def completion(client, prompt, max_tokens=96, proxy_tuning=None, **fields):
     return client.completions.create(prompt=prompt, max_tokens=max_tokens, extra_body=body, **fields)
 
 
-def expected(case, _texts={}):
-    """A golden case's text, as llama.cpp's path writes it; mistral.rs leaves out space at the beginning."""
-    if case["name"] not in _texts:
-        command = [PROXYTUNE, "generate", *trio(), "--format", "json", "--max-tokens", "96"]
-        command += ["--tokens", ",".join(map(str, case["prompt_tokens"])), f"--alpha={case['alpha']}"]
-        outcome = json.loads(subprocess.run([str(c) for c in command], check=True, capture_output=True).stdout)
-        tokens = outcome["tokens"]
-        assert tokens == case["tokens"][: len(tokens)], case["name"]
-        _texts[case["name"]] = outcome["text"]
-    return _texts[case["name"]].lstrip()
+@functools.cache
+def _generated(name):
+    [case] = [case for case in CASES if case["name"] == name]
+    command = [PROXYTUNE, "generate", *trio(), "--format", "json", "--max-tokens", "96"]
+    command += ["--tokens", ",".join(map(str, case["prompt_tokens"])), f"--alpha={case['alpha']}"]
+    outcome = json.loads(subprocess.run([str(c) for c in command], check=True, capture_output=True).stdout)
+    tokens = outcome["tokens"]
+    assert tokens == case["tokens"][: len(tokens)], name
+    return outcome
+
+
+def outcome(case):
+    """What llama.cpp's path makes of a golden case: the golden tokens, as far as the text goes."""
+    return _generated(case["name"])
+
+
+def expected(case):
+    """A golden case's text; mistral.rs leaves out space at its beginning."""
+    return outcome(case)["text"].lstrip()
 
 
 def at_once(calls):

@@ -1,5 +1,7 @@
 """Requests that cannot be answered get a clear 4xx, and nobody else notices."""
 
+import re
+
 import httpx
 import openai
 import pytest
@@ -112,7 +114,8 @@ def test_a_prompt_that_fills_the_hosts_context(server):
 
 
 def test_a_text_ends_where_the_hosts_context_does(server, client):
-    context = int(server.metrics()["proxytune_context_tokens"])
+    message = server.post("/v1/completions", PROMPT | {"prompt": [5] * 5000}).json()["error"]["message"]
+    context = int(re.search(r"holds (\d+)", message)[1])
     answer = completion(client, [600 + i % 50 for i in range(context - 10)], max_tokens=1000)
     assert answer.usage.completion_tokens <= 10
     assert answer.choices[0].finish_reason in ("length", "stop")

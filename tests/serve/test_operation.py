@@ -9,6 +9,7 @@ import threading
 import time
 
 import httpx
+import httpx2
 import openai
 import pytest
 from harness import CASES, FIXTURES, HOST, PROXYTUNE, ROOT, TUNED, UNTUNED, Server, completion, expected, run_async, trio
@@ -62,8 +63,8 @@ def test_a_client_that_stops_reading_holds_nobody_up(server, client):
 
 def test_a_thousand_requests_at_once(server):
     async def flood():
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        async with server.async_client(http_client=httpx.AsyncClient(limits=limits, timeout=300)) as client:
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+        async with server.async_client(http_client=httpx2.AsyncClient(limits=limits, timeout=300)) as client:
             cases = [c for c in CASES if c["alpha"] == 1.0 and len(c["prompt_tokens"]) < 100]
 
             async def one(index):
