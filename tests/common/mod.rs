@@ -1,11 +1,13 @@
 //! What several test files share: the float32 trio and the golden files of the transformers oracle.
 #![allow(dead_code)]
 
+use proxytune::backend::llama::{ContextOptions, LlamaContext, ThreadPool};
+use proxytune::backend::{Backend, Span};
 use proxytune::config::Config;
 use proxytune::decode::Models;
 use proxytune::pair::History;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub fn path(relative: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(relative)
@@ -22,6 +24,21 @@ pub fn fixture_config() -> Config {
 
 pub fn models(config: &Config, alone: bool) -> Models {
     Models::load(config, alone, &mut |_, _| true).unwrap()
+}
+
+/// The host's logits for the token after a history, from llama.cpp.
+pub fn host_row(models: &Models, history: &History) -> Vec<f32> {
+    let options = ContextOptions {
+        name: "host".into(),
+        slots: 1,
+        context: history.tokens().len(),
+        batch: 512,
+        pool: Arc::new(ThreadPool::new(1, 0).unwrap()),
+        pool_alone: None,
+    };
+    let mut context = LlamaContext::new(models.host.clone(), &options).unwrap();
+    context.forward(&[Span { slot: 0, start: 0, tokens: history.tokens(), rows: 1 }]).unwrap();
+    context.logits(0).to_vec()
 }
 
 /// Tests that compute take turns: the engine's threads spin, and several engines on two cores slow each other to a crawl.

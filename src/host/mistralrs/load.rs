@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::decode::model_path;
 use crate::error::{Error, Result};
 use crate::host::vocabulary;
+use mistralrs::Device;
 use mistralrs::core::{
     AutoDeviceMapParams, DefaultSchedulerMethod, DeviceMapSetting, GGUFLoaderBuilder, GGUFSpecificConfig,
     MistralRs, MistralRsBuilder, ModelDType, Pipeline, SchedulerConfig, TokenSource,
@@ -16,7 +17,7 @@ use std::sync::Arc;
 /// How mistral.rs runs a model.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
-    /// Sequences that run at once.
+    /// Sequences that run at once; on a CPU it is always one, see [`load`].
     pub sequences: usize,
     /// A file with a chat template, instead of the model's own: `.jinja`, or `.json` as Hugging Face's
     /// `tokenizer_config.json`.
@@ -35,13 +36,18 @@ impl Default for LoadOptions {
 
 /// Loads the host that a configuration names, a GGUF file, on the best device that this build knows. Weights in float32 stay so.
 ///
-/// The prefix cache stays off: with it a processor is not told the whole history at first.
+/// The prefix cache stays off: with it a processor is not told the whole history at first. On a CPU
+/// [`HostShape::sequences`](crate::host::HostShape) comes back as 1, and no more may be given to the engine at once: version
+/// 0.8.1 computes the attention of a batch of single tokens wrongly there, for all rows but the last
+/// (`flash_attn_cpu_single_q` in its `attention/backends/cpu.rs`).
 ///
 /// # Errors
 /// [`Error::Model`] with mistral.rs's words.
 pub async fn load(config: &Config, options: &LoadOptions) -> Result<(Arc<MistralRs>, Host)> {
     let path = model_path(&config.host.model, "--host")?;
-    let host = Host::of_config(config, options.sequences)?;
+    let device = mistralrs::best_device(false).map_err(|e| Error::engine("mistral.rs", e.to_string()))?;
+    let at_once = if device.is_cpu() { 1 } else { options.sequences };
+    let host = Host::of_config(config, at_once)?;
     let failed = |what: String| {
         Error::Model {
         path: path.into(),
@@ -55,7 +61,7 @@ pub async fn load(config: &Config, options: &LoadOptions) -> Result<(Arc<Mistral
         NonZeroUsize::new(options.sequences).ok_or_else(|| Error::invalid("sequences", 0, "at least 1"))?;
     let is_f32 = vocabulary::of_gguf(path)?.is_f32();
     let files = Files::of(path, options.chat_template.as_deref());
-    let loaded = tokio::task::spawn_blocking(move || files.load(is_f32)).await;
+    let loaded = tokio::task::spawn_blocking(move || files.load(&device, is_f32)).await;
     let pipeline = loaded.map_err(|e| failed(e.to_string()))?.map_err(|e| failed(format!("{e:#}")))?;
     let scheduler = SchedulerConfig::DefaultScheduler { method: DefaultSchedulerMethod::Fixed(sequences) };
     let name = || path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -91,15 +97,18 @@ impl Files {
         }
     }
 
-    fn load(self, is_f32: bool) -> anyhow::Result<Arc<tokio::sync::Mutex<dyn Pipeline + Send + Sync>>> {
+    fn load(
+        self,
+        device: &Device,
+        is_f32: bool,
+    ) -> anyhow::Result<Arc<tokio::sync::Mutex<dyn Pipeline + Send + Sync>>> {
         let specific = GGUFSpecificConfig::default();
         let Self { folder, file, template_json, template_jinja } = self;
         let loader =
             GGUFLoaderBuilder::new(template_json, None, folder, vec![file], specific, false, template_jinja)
                 .build();
-        let device = mistralrs::best_device(false)?;
         let dtype = if is_f32 { ModelDType::F32 } else { ModelDType::Auto };
         let mapping = DeviceMapSetting::Auto(AutoDeviceMapParams::default_text());
-        loader.load_model_from_hf(None, TokenSource::None, &dtype, &device, true, mapping, None, None)
+        loader.load_model_from_hf(None, TokenSource::None, &dtype, device, true, mapping, None, None)
     }
 }

@@ -16,11 +16,13 @@
 //! ([`Group`](super::Group)), and announces each sequence's next step as soon as it knows or guesses the next token: whoever
 //! comes first in the next step then runs the proxies for all ([`Runner`](crate::pair::Runner)).
 
+mod complete;
 mod load;
 mod processor;
 mod sampling;
 mod stats;
 
+pub use complete::{Chosen, Completion, Completions};
 pub use load::{LoadOptions, load};
 pub use processor::{Processor, Report};
 pub use sampling::SamplingOptions;

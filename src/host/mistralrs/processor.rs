@@ -8,7 +8,7 @@ use crate::decode::accept::Dice;
 use crate::error::{Error, Result};
 use crate::host::{Group, Member};
 use crate::vocab::Token;
-use mistralrs::{CustomLogitsProcessor, Tensor};
+use mistralrs::{CustomLogitsProcessor, DType, Tensor};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -175,7 +175,13 @@ impl CustomLogitsProcessor for Processor {
         if nothing_to_do || context.is_empty() {
             return Ok(logits.clone());
         }
-        let Ok(mut row) = logits.to_vec1::<f32>() else { return Ok(logits.clone()) };
+        let mut row = match logits.to_dtype(DType::F32).and_then(|row| row.to_vec1::<f32>()) {
+            Ok(row) => row,
+            Err(error) => {
+                self.fail(Error::engine("mistral.rs", error.to_string()), &mut []);
+                return Ok(logits.clone());
+            }
+        };
         let len = row.len();
         if cancelled {
             self.end(&mut row);
