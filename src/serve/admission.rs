@@ -4,9 +4,9 @@ use super::error::{ApiError, ApiResult};
 use axum::http::StatusCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-/// Lets as many sequences into the engine as it is meant to run.
+/// Lets as many sequences into the engine as it can run.
 ///
 /// The engine has a limit of its own, but one that it passes by when nothing runs: all that waits is started then.
 pub struct Admission {
@@ -14,43 +14,44 @@ pub struct Admission {
     sequences: usize,
     waiting: AtomicUsize,
     most_waiting: usize,
+    closed: watch::Sender<bool>,
 }
 
-/// A request's places; dropping it gives them back.
-pub struct Ticket {
-    _places: OwnedSemaphorePermit,
-}
+/// A sequence's place in the engine; dropping it gives it back.
+pub struct Place(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit);
 
 impl Admission {
     /// `sequences` run at once, `most_waiting` requests wait for their turn.
     pub fn new(sequences: usize, most_waiting: usize) -> Self {
-        let places = Arc::new(Semaphore::new(sequences));
-        Self { places, sequences, waiting: AtomicUsize::new(0), most_waiting }
+        let (places, closed) = (Arc::new(Semaphore::new(sequences)), watch::Sender::new(false));
+        Self { places, sequences, waiting: AtomicUsize::new(0), most_waiting, closed }
     }
 
-    /// Waits for places for `choices` sequences, first come, first served. Who no longer waits has only to drop this.
+    /// Waits for a place for a new request, first come, first served. Who no longer waits has only to drop this.
     ///
     /// # Errors
-    /// 400 for more than ever run at once, 429 where too many wait already, 503 when the server is about to stop.
-    pub async fn enter(&self, choices: usize) -> ApiResult<Ticket> {
-        if choices > self.sequences {
-            return Err(ApiError::invalid("n", choices, &format!("1 to {}", self.sequences)));
+    /// 429 where too many wait already, 503 when the server is about to stop.
+    pub async fn enter(&self) -> ApiResult<Place> {
+        let mut closed = self.closed.subscribe();
+        if *closed.borrow_and_update() {
+            return Err(stopping());
         }
-        let wanted = choices.max(1) as u32;
-        if let Ok(places) = self.places.clone().try_acquire_many_owned(wanted) {
-            return Ok(Ticket { _places: places });
+        if let Ok(place) = self.places.clone().try_acquire_owned() {
+            return Ok(Place(place));
         }
         let _waits = self.wait()?;
-        match self.places.clone().acquire_many_owned(wanted).await {
-            Ok(places) => Ok(Ticket { _places: places }),
-            Err(_) => Err(stopping()),
+        tokio::select! {
+            place = self.another() => place,
+            _ = closed.changed() => Err(stopping()),
         }
+    }
+
+    /// Waits for another place for a request that has entered, also while the server stops.
+    pub async fn another(&self) -> ApiResult<Place> {
+        self.places.clone().acquire_owned().await.map(Place).map_err(|_| stopping())
     }
 
     fn wait(&self) -> ApiResult<Waits<'_>> {
-        if self.places.is_closed() {
-            return Err(stopping());
-        }
         let waits = Waits(&self.waiting);
         if self.waiting.fetch_add(1, Relaxed) >= self.most_waiting {
             let message = format!("{} requests wait already; try again later", self.most_waiting);
@@ -59,9 +60,9 @@ impl Admission {
         Ok(waits)
     }
 
-    /// Lets nobody in any more; who waits is turned away.
+    /// Lets no new request in any more; who waits is turned away.
     pub fn close(&self) {
-        self.places.close();
+        self.closed.send_replace(true);
     }
 
     /// Sequences in the engine now.
@@ -98,37 +99,37 @@ mod tests {
 
     #[tokio::test]
     async fn one_too_many_is_turned_away_and_the_next_comes_when_a_place_is_free() {
-        let admission = Arc::new(Admission::new(2, 1));
-        let both = admission.enter(2).await.unwrap();
+        let admission = Arc::new(Admission::new(1, 1));
+        let one = admission.enter().await.unwrap();
         let waiting = tokio::spawn({
             let admission = admission.clone();
-            async move { admission.enter(1).await.map(drop) }
+            async move { admission.enter().await.map(drop) }
         });
         while admission.waiting() == 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(status(admission.enter(1).await), Some(429));
-        assert_eq!((admission.running(), admission.waiting()), (2, 1));
-        drop(both);
+        assert_eq!(status(admission.enter().await), Some(429));
+        assert_eq!((admission.running(), admission.waiting()), (1, 1));
+        drop(one);
         assert!(waiting.await.unwrap().is_ok());
         assert_eq!((admission.running(), admission.waiting()), (0, 0));
-        assert_eq!(status(admission.enter(3).await), Some(400));
     }
 
     #[tokio::test]
-    async fn who_waits_when_the_server_stops_is_told() {
+    async fn who_waits_when_the_server_stops_is_told_and_who_runs_goes_on() {
         let admission = Arc::new(Admission::new(1, 8));
-        let one = admission.enter(1).await.unwrap();
+        let one = admission.enter().await.unwrap();
         let waiting = tokio::spawn({
             let admission = admission.clone();
-            async move { status(admission.enter(1).await) }
+            async move { status(admission.enter().await) }
         });
         while admission.waiting() == 0 {
             tokio::task::yield_now().await;
         }
         admission.close();
         assert_eq!(waiting.await.unwrap(), Some(503));
-        assert_eq!(status(admission.enter(1).await), Some(503));
+        assert_eq!(status(admission.enter().await), Some(503));
         drop(one);
+        assert!(admission.another().await.is_ok());
     }
 }

@@ -159,7 +159,12 @@ impl File {
         let template = runtime.jinja_explicit.or(runtime.chat_template);
         let mut all = ServeConfig { config, model_id: None, chat_template: template, log: global.log };
         if let Some(model) = models.pop() {
-            refuse(all.config.host.model.is_some(), "host.model", "a file beside [[models]]", "one of the two")?;
+            refuse(
+                all.config.host.model.is_some(),
+                "host.model",
+                "a file beside [[models]]",
+                "one of the two",
+            )?;
             all.config.host.model = Some(model.file()?);
             all.config.host.ctx = model.device.max_seq_len.unwrap_or(all.config.host.ctx);
             all.chat_template = model.jinja_explicit.or(model.chat_template).or(all.chat_template);
@@ -177,8 +182,13 @@ impl File {
         let id = self.default_model_id.as_ref();
         let other = id.is_some_and(|id| models.iter().all(|m| m.model_id != *id));
         refuse(other, "default_model_id", shown(&id), "the model_id of the one in [[models]]")?;
-        refuse(global.seed.is_some(), "global.seed", shown(&global.seed), "no seed: mistral.rs's sampler ignores it; \
-               requests may carry one")?;
+        refuse(
+            global.seed.is_some(),
+            "global.seed",
+            shown(&global.seed),
+            "no seed: mistral.rs's sampler ignores it; \
+               requests may carry one",
+        )?;
         refuse(runtime.no_kv_cache, "runtime.no_kv_cache", true, "false")?;
         let search = runtime.enable_search || runtime.search_embedding_model.is_some();
         refuse(search, "runtime.enable_search", true, "false: proxytune serves no web search")?;
@@ -188,8 +198,10 @@ impl File {
         let on = paged_attn.mode == PagedAttentionMode::On;
         refuse(on, "paged_attn.mode", "on", "auto or off: it needs a GPU")?;
         if runtime.prefix_cache_n.is_some_and(|n| n > 0) {
-            tracing::warn!("runtime.prefix_cache_n: the host's prefix cache stays off, since it hides tokens from logits \
-                            processors; the proxies have their own");
+            tracing::warn!(
+                "runtime.prefix_cache_n: the host's prefix cache stays off, since it hides tokens from logits \
+                            processors; the proxies have their own"
+            );
         }
         models.iter().try_for_each(Model::check)
     }
@@ -203,12 +215,27 @@ impl Model {
         let gguf = format.format.as_deref() == Some("gguf");
         refuse(!gguf, "models.format.format", shown(&format.format), "gguf: the host is a GGUF file")?;
         let own = "nothing: the tokenizer of the GGUF file is used";
-        refuse(format.tok_model_id.is_some(), "models.format.tok_model_id", shown(&format.tok_model_id), own)?;
+        refuse(
+            format.tok_model_id.is_some(),
+            "models.format.tok_model_id",
+            shown(&format.tok_model_id),
+            own,
+        )?;
         refuse(self.tokenizer.is_some(), "models.tokenizer", shown(&self.tokenizer), own)?;
         let dtype = self.dtype.as_deref().unwrap_or("auto");
-        refuse(dtype != "auto", "models.dtype", dtype, "auto: files in f32 stay so, others are as mistral.rs has them")?;
+        refuse(
+            dtype != "auto",
+            "models.dtype",
+            dtype,
+            "auto: files in f32 stay so, others are as mistral.rs has them",
+        )?;
         refuse(!self.adapter.is_empty(), "models.adapter", "a section", "none: a GGUF file as it is")?;
-        refuse(!self.quantization.is_empty(), "models.quantization", "a section", "none: a GGUF file as it is")?;
+        refuse(
+            !self.quantization.is_empty(),
+            "models.quantization",
+            "a section",
+            "none: a GGUF file as it is",
+        )?;
         let device = &self.device;
         let layers = device.device_layers.is_some() || device.topology.is_some();
         refuse(layers, "models.device.device_layers or topology", "a value", "none: placement is automatic")
@@ -218,7 +245,12 @@ impl Model {
     fn file(&self) -> Result<PathBuf> {
         let name = self.format.quantized_file.as_deref().unwrap_or_default();
         let one = !name.is_empty() && !name.contains(';');
-        refuse(!one, "models.format.quantized_file", shown(&self.format.quantized_file), "the name of one GGUF file")?;
+        refuse(
+            !one,
+            "models.format.quantized_file",
+            shown(&self.format.quantized_file),
+            "the name of one GGUF file",
+        )?;
         let folder = Path::new(&self.model_id);
         let expected = "a folder on this machine with the GGUF file in it: proxytune downloads nothing";
         refuse(!folder.is_dir(), "models.model_id", &self.model_id, expected)?;
@@ -278,10 +310,18 @@ mod tests {
     #[test]
     fn what_cannot_be_honoured_is_named() {
         let cases = [
-            ("quantized_file = \"tiny-host.gguf\"", "quantized_file = \"a.gguf;b.gguf\"", "models.format.quantized_file"),
+            (
+                "quantized_file = \"tiny-host.gguf\"",
+                "quantized_file = \"a.gguf;b.gguf\"",
+                "models.format.quantized_file",
+            ),
             ("format = \"gguf\"", "format = \"plain\"", "models.format.format"),
             ("kind = \"text\"", "kind = \"speech\"", "models.kind"),
-            ("model_id = \"models\"\n        dtype", "model_id = \"Qwen/Qwen3\"\n        dtype", "default_model_id"),
+            (
+                "model_id = \"models\"\n        dtype",
+                "model_id = \"Qwen/Qwen3\"\n        dtype",
+                "default_model_id",
+            ),
             ("port = 1234", "ui = true", "server.ui"),
             ("prefix_cache_n = 0", "no_kv_cache = true", "runtime.no_kv_cache"),
             ("token_source = \"none\"", "seed = 7", "global.seed"),

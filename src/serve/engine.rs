@@ -73,7 +73,9 @@ impl Engine {
         match answer.recv().await {
             Some(Ok(tokens)) => Ok(tokens),
             // Most often the host's chat template, which does not like the conversation.
-            Some(Err(error)) => Err(ApiError::field("messages", format!("the prompt cannot be read: {error:#}"))),
+            Some(Err(error)) => {
+                Err(ApiError::field("messages", format!("the prompt cannot be read: {error:#}")))
+            }
             None => Err(stopped()),
         }
     }

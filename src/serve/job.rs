@@ -50,7 +50,7 @@ impl Job {
         let sampling = &mut request.sampling_params;
         sampling.max_len = Some(sampling.max_len.map_or(most, |wanted| wanted.min(most)));
         // Once more would be for nothing.
-        if let RequestMessage::Completion { echo_prompt: false, best_of: None, .. } = request.messages
+        if let RequestMessage::Completion { echo_prompt: false, .. } = request.messages
             && !request.truncate_sequence
         {
             request.messages = RequestMessage::CompletionTokens(tokens.clone());
@@ -97,7 +97,9 @@ fn check_tokens(tokens: &[Token], app: &App) -> ApiResult<()> {
     }
     let vocabulary = app.engine.vocabulary;
     match tokens.iter().find(|&&token| token as usize >= vocabulary) {
-        Some(token) => Err(ApiError::invalid("prompt", token, &format!("tokens from 0 to {}", vocabulary - 1))),
+        Some(token) => {
+            Err(ApiError::invalid("prompt", token, &format!("tokens from 0 to {}", vocabulary - 1)))
+        }
         None => Ok(()),
     }
 }

@@ -63,8 +63,18 @@ impl Metrics {
         let first_token = histogram();
         let (prompt_tokens, generated_tokens) = (Counter::default(), Counter::default());
         registry.register("requests", "Requests answered, by HTTP status", requests.clone());
-        registry.register_with_unit("request", "Time to answer, for a stream to its head", Unit::Seconds, seconds.clone());
-        registry.register_with_unit("first_token", "Time to a stream's first token", Unit::Seconds, first_token.clone());
+        registry.register_with_unit(
+            "request",
+            "Time to answer, for a stream to its head",
+            Unit::Seconds,
+            seconds.clone(),
+        );
+        registry.register_with_unit(
+            "first_token",
+            "Time to a stream's first token",
+            Unit::Seconds,
+            first_token.clone(),
+        );
         registry.register("prompt_tokens", "Tokens of the host's prompts", prompt_tokens.clone());
         registry.register("generated_tokens", "Tokens generated", generated_tokens.clone());
         registry.register("lost_clients", "Clients that left or did not read their stream", lost.clone());
@@ -106,8 +116,8 @@ pub fn respond(app: &App) -> Response {
     let now = Now { running: app.admission.running(), waiting: app.admission.waiting() };
     let mut registry = Registry::with_prefix("proxytune");
     registry.register_collector(Box::new(now));
-    let written = encode_registry(&mut text, &registry)
-        .and_then(|()| encode(&mut text, &app.metrics.registry));
+    let written =
+        encode_registry(&mut text, &registry).and_then(|()| encode(&mut text, &app.metrics.registry));
     match written {
         Ok(()) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
@@ -148,7 +158,11 @@ impl Collector for Proxies {
         let counts = [
             ("positions", "Positions that were shifted.", stats.positions),
             ("shifted_tokens", "Positions whose most likely token the shift changed.", stats.shifted),
-            ("unshifted_tokens", "Positions left as the host had them because a proxy failed.", stats.unshifted),
+            (
+                "unshifted_tokens",
+                "Positions left as the host had them because a proxy failed.",
+                stats.unshifted,
+            ),
             ("rounds", "Rounds of the proxies.", stats.rounds),
             ("round_sequences", "Sequences in all rounds: by rounds, the mean batch.", stats.sequences),
             ("history_tokens", "Tokens that the proxies were asked to follow.", stats.history_tokens),

@@ -18,6 +18,7 @@ mod engine;
 mod error;
 mod job;
 mod metrics;
+mod parts;
 mod prompts;
 mod request;
 mod router;
@@ -66,7 +67,8 @@ pub fn serve(
 ) -> Result<()> {
     let failed = |e: std::io::Error| Error::engine("server", format!("cannot start its threads: {e}"));
     // Few: models have threads of their own.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(failed)?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(failed)?;
     let served = runtime.block_on(run(config, stop, ready));
     // The engine's threads may be in a step for clients that were given up.
     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -105,9 +107,16 @@ impl App {
     async fn load(config: ServeConfig, keys: Option<Keys>) -> Result<Self> {
         let ServeConfig { config, model_id, chat_template, log } = config;
         let server = &config.server;
-        let admission = Admission::new(server.max_seqs, server.max_waiting);
+        let most_waiting = server.max_waiting;
         let options = LoadOptions { model_id, sequences: server.max_seqs, chat_template, log };
         let (mistralrs, host) = load(&config, &options).await?;
+        let sequences = host.shape.sequences.max(1);
+        if sequences == 1 && server.max_seqs > 1 {
+            tracing::warn!(
+                "one sequence runs at a time and others wait: on a CPU, mistral.rs computes batches wrongly"
+            );
+        }
+        let admission = Admission::new(sequences, most_waiting);
         let template = host.chat_template.clone();
         let most = mistralrs.max_sequence_length(None).ok().flatten().unwrap_or(usize::MAX);
         let context = if config.host.ctx == 0 { most } else { most.min(config.host.ctx) };

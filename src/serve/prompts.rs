@@ -60,7 +60,11 @@ impl Prompts {
             Template::None => messages.into_iter().map(|m| m.content).collect::<Vec<_>>().join("\n\n"),
             Template::Missing => {
                 let given = format!("a chat with {}, which carries no template", self.tuned.path().display());
-                return Err(Error::invalid("tuned_prompt.template", given, "host, none or a file in the configuration"));
+                return Err(Error::invalid(
+                    "tuned_prompt.template",
+                    given,
+                    "host, none or a file in the configuration",
+                ));
             }
         };
         Ok(Some(self.tuned.tokenize(&text, true)))

@@ -125,11 +125,14 @@ fn message((index, message): (usize, &Value)) -> ApiResult<Message> {
         Value::String(text) => Some(text.clone()),
         // A message that only calls tools.
         Value::Null => Some(String::new()),
-        Value::Array(parts) => parts.iter().map(part).collect::<Option<Vec<_>>>().map(|parts| parts.join("\n")),
+        Value::Array(parts) => {
+            parts.iter().map(part).collect::<Option<Vec<_>>>().map(|parts| parts.join("\n"))
+        }
         _ => None,
     };
     let param = format!("messages.{index}.content");
-    let content = content.ok_or_else(|| ApiError::field(&param, format!("{param}: this model reads text only")))?;
+    let content =
+        content.ok_or_else(|| ApiError::field(&param, format!("{param}: this model reads text only")))?;
     Ok(Message { role: role.into(), content })
 }
 
@@ -185,7 +188,9 @@ mod tests {
         assert_eq!(tokens(json!(["text"])).unwrap(), None);
         assert_eq!(tokens(json!([1, 2])).unwrap(), Some(vec![1, 2]));
         assert_eq!(tokens(json!([[3]])).unwrap(), Some(vec![3]));
-        assert!(tokens(json!(["a", "b"])).is_err() && tokens(json!([])).is_err() && tokens(json!([-1])).is_err());
+        assert!(
+            tokens(json!(["a", "b"])).is_err() && tokens(json!([])).is_err() && tokens(json!([-1])).is_err()
+        );
     }
 
     #[test]

@@ -47,9 +47,9 @@ pub async fn router(app: Arc<App>, server: &Server) -> Result<Router> {
 /// Runs one of mistral.rs's routes in a task of its own: a client that leaves must not take the engine's receiver with it.
 async fn detached(app: Arc<App>, stock: Router, request: Request) -> Response {
     let generates = request.method() == Method::POST && request.uri().path() == "/v1/responses";
-    let ticket = match generates {
-        true => match app.admission.enter(1).await {
-            Ok(ticket) => Some(ticket),
+    let place = match generates {
+        true => match app.admission.enter().await {
+            Ok(place) => Some(place),
             Err(error) => return error.into_response(),
         },
         false => None,
@@ -59,7 +59,7 @@ async fn detached(app: Arc<App>, stock: Router, request: Request) -> Response {
         // Its place is taken until the last byte is sent.
         response.map(|body| {
             Body::from_stream(body.into_data_stream().inspect(move |_| {
-                let _held = &ticket;
+                let _held = &place;
             }))
         })
     });
@@ -80,7 +80,8 @@ async fn with_key(State(app): State<Arc<App>>, request: Request, next: Next) -> 
 
 /// Answers also where a route panics.
 async fn without_panic(request: Request, next: Next) -> Response {
-    let panicked = |_| ApiError::internal("an error in the server itself; its log says where").into_response();
+    let panicked =
+        |_| ApiError::internal("an error in the server itself; its log says where").into_response();
     AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(panicked)
 }
 

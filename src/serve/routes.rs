@@ -46,12 +46,11 @@ fn respond(app: &App, route: &'static str, since: Instant, answer: ApiResult<Res
 }
 
 async fn run(app: Arc<App>, job: Job, since: Instant) -> ApiResult<Response> {
-    let params = &job.request.sampling_params;
-    let ticket = app.admission.enter(params.n_choices).await?;
+    let place = app.admission.enter().await?;
     if job.request.is_streaming {
-        return stream::answer(app, job, ticket, since).await;
+        return stream::answer(app, job, place, since).await;
     }
-    whole::answer(app, job, ticket, since).await.map(|value| Json(value).into_response())
+    whole::answer(app, job, place, since).await.map(|value| Json(value).into_response())
 }
 
 async fn read_chat(app: &App, body: Body) -> ApiResult<Job> {
@@ -62,7 +61,11 @@ async fn read_chat(app: &App, body: Body) -> ApiResult<Job> {
     app.engine.check_model(&parsed.model)?;
     if !app.engine.chats {
         let given = "a chat with a model that has no chat template";
-        return Err(ApiError::invalid("messages", given, "a request to /v1/completions, or a template in the configuration"));
+        return Err(ApiError::invalid(
+            "messages",
+            given,
+            "a request to /v1/completions, or a template in the configuration",
+        ));
     }
     let (sender, _) = create_response_channel(Some(1));
     let request = chat_completion::parse_request(parsed, app.engine.mistralrs().clone(), sender).await;
@@ -77,7 +80,8 @@ fn read_completion(app: &App, body: Body) -> ApiResult<Job> {
     let tokens = fields.prompt_tokens()?;
     let parsed: CompletionRequest = fields.into()?;
     app.engine.check_model(&parsed.model)?;
-    let prompt = if tokens.is_some() { TunedPrompt::Tokens } else { TunedPrompt::Text(parsed.prompt.clone()) };
+    let prompt =
+        if tokens.is_some() { TunedPrompt::Tokens } else { TunedPrompt::Text(parsed.prompt.clone()) };
     let (sender, _) = create_response_channel(Some(1));
     let mut request = checked(completions::parse_request(parsed, app.engine.mistralrs().clone(), sender))?;
     if let Some(tokens) = tokens {
@@ -91,7 +95,8 @@ fn fields(body: Body) -> ApiResult<Fields> {
     match body {
         Ok(body) => Fields::parse(&body),
         Err(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            Err(ApiError::new(error.status(), "the body is larger than this server takes").code("body_too_large"))
+            Err(ApiError::new(error.status(), "the body is larger than this server takes")
+                .code("body_too_large"))
         }
         Err(error) => Err(ApiError::new(error.status(), error.body_text())),
     }

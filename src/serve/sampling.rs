@@ -2,7 +2,7 @@
 //! whole batch.
 
 use super::error::{ApiError, ApiResult};
-use mistralrs::{NormalRequest, SamplingParams, StopTokens};
+use mistralrs::{NormalRequest, RequestMessage, SamplingParams, StopTokens};
 
 /// Refuses what OpenAI's interface refuses, and what makes no distribution.
 pub fn check(request: &NormalRequest) -> ApiResult<()> {
@@ -17,7 +17,11 @@ pub fn check(request: &NormalRequest) -> ApiResult<()> {
     within("repetition_penalty", wide(params.repetition_penalty), 1e-3, 1e3)?;
     within("top_logprobs", Some(params.top_n_logprobs as f64), 0.0, 20.0)?;
     within("max_tokens", params.max_len.map(|most| most as f64), 1.0, f64::MAX)?;
-    within("n", Some(params.n_choices as f64), 1.0, f64::MAX)?;
+    within("n", Some(params.n_choices as f64), 1.0, 128.0)?;
+    if let RequestMessage::Completion { best_of: Some(best_of), .. } = &request.messages {
+        let n = params.n_choices as f64;
+        within("best_of", Some(*best_of as f64), n, n)?;
+    }
     if let Some(dry) = dry_params {
         within("dry_multiplier", Some(dry.multiplier.into()), 0.0, 1e3)?;
         within("dry_base", Some(dry.base.into()), 1.0, 1e3)?;
@@ -28,7 +32,11 @@ pub fn check(request: &NormalRequest) -> ApiResult<()> {
         return Err(ApiError::invalid("stop", "an empty text", "texts of at least one character"));
     }
     if request.web_search_options.is_some() {
-        return Err(ApiError::invalid("web_search_options", "an object", "nothing: there is no web search here"));
+        return Err(ApiError::invalid(
+            "web_search_options",
+            "an object",
+            "nothing: there is no web search here",
+        ));
     }
     Ok(())
 }

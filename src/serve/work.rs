@@ -1,18 +1,19 @@
 //! A request in the engine, and what comes back of it.
 
 use super::App;
-use super::admission::Ticket;
+use super::admission::Place;
 use super::error::{ApiError, ApiResult, stopped};
 use super::job::Prepared;
 use crate::config::OnError;
 use crate::host::mistralrs::{Processor, Report};
-use futures_util::StreamExt;
-use futures_util::stream::{BoxStream, SelectAll, poll_fn};
-use mistralrs::{MistralRs, Request, Response};
+use futures_util::stream::{BoxStream, SelectAll, once, poll_fn};
+use futures_util::{Stream, StreamExt};
+use mistralrs::{MistralRs, NormalRequest, Request, Response};
 use mistralrs_server_core::handler_core::create_response_channel;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
 /// A request in the engine.
@@ -20,16 +21,15 @@ use std::time::Instant;
 /// It is read to its end, also where nobody listens any more: mistral.rs panics when it cannot answer. Whoever no longer
 /// listens [`leaves`](Self::leave), and the text ends at its next token.
 pub struct Work {
-    answers: SelectAll<BoxStream<'static, (usize, Response)>>,
+    answers: SelectAll<BoxStream<'static, (usize, Answer)>>,
     processor: Arc<Processor>,
-    mistralrs: Arc<MistralRs>,
+    left: Arc<AtomicBool>,
     on_error: OnError,
-    /// Requests that the engine was given for it.
+    /// The choices of the request; each is one for the engine.
     pub parts: usize,
     /// Tokens of the host's prompt.
     pub prompt_tokens: usize,
     pub since: Instant,
-    _ticket: Ticket,
 }
 
 /// One answer of the engine.
@@ -43,36 +43,30 @@ pub enum Answer {
 }
 
 impl Work {
-    /// Hands a request to the engine: a stream of several choices as several requests, since mistral.rs sends the choices
-    /// of one only as long as all of them go on.
-    pub async fn begin(prepared: Prepared, ticket: Ticket, app: &App, since: Instant) -> ApiResult<Self> {
+    /// Hands a request to the engine, each choice by itself: mistral.rs sends the choices of a stream only as long as all
+    /// of them go on, and on a CPU it must not run two sequences at once. `place` is for the first.
+    pub fn begin(prepared: Prepared, place: Place, app: &Arc<App>, since: Instant) -> Self {
         let Prepared { mut request, processor, prompt_tokens } = prepared;
-        let choices = if request.is_streaming { request.sampling_params.n_choices } else { 1 };
-        if choices > 1 {
-            request.sampling_params.n_choices = 1;
-        }
-        let mut answers = SelectAll::new();
-        for part in 0..choices {
-            let (sender, mut receiver) = create_response_channel(None);
-            let mut request = request.clone();
-            request.id = app.engine.mistralrs().next_request_id();
-            request.response = sender;
-            app.engine.send(Request::Normal(Box::new(request))).await?;
-            answers.push(poll_fn(move |cx| receiver.poll_recv(cx)).map(move |r| (part, r)).boxed());
-        }
-        let mistralrs = app.engine.mistralrs().clone();
+        let parts = std::mem::replace(&mut request.sampling_params.n_choices, 1);
+        let left = Arc::new(AtomicBool::new(false));
+        let mut place = Some(place);
+        let part = |part| {
+            let sequence = run(app.clone(), request.clone(), place.take(), left.clone());
+            once(sequence).flatten().map(move |answer| (part, answer)).boxed()
+        };
+        let answers = (0..parts).map(part).collect();
         let on_error = app.tuning.config().proxy_tuning.on_error;
-        Ok(Self { answers, processor, mistralrs, on_error, parts: choices, prompt_tokens, since, _ticket: ticket })
+        Self { answers, processor, left, on_error, parts, prompt_tokens, since }
     }
 
     /// The next answer, and the part that it belongs to; `None` at the end.
     pub async fn next(&mut self) -> Option<(usize, Answer)> {
-        let (part, response) = self.answers.next().await?;
-        Some((part, self.answer(response)))
+        self.answers.next().await
     }
 
     /// Reads on, for nobody, until the engine has done with it.
     pub async fn leave(mut self) {
+        self.left.store(true, Relaxed);
         self.processor.cancel();
         while self.answers.next().await.is_some() {}
     }
@@ -97,30 +91,61 @@ impl Work {
         };
         Ok(json!({ "alpha": alpha, "shifted": shifted, "on_error": policy }))
     }
+}
 
-    fn answer(&self, response: Response) -> Answer {
+/// One sequence, from its place in the engine to its last answer.
+async fn run(
+    app: Arc<App>,
+    mut request: NormalRequest,
+    place: Option<Place>,
+    left: Arc<AtomicBool>,
+) -> impl Stream<Item = Answer> + Send {
+    let place = match place {
+        Some(place) => Ok(place),
+        None => app.admission.another().await,
+    };
+    let (sender, mut receiver) = create_response_channel(None);
+    request.id = app.engine.mistralrs().next_request_id();
+    request.response = sender;
+    let sent = match &place {
+        // Nobody would read it, so it need not begin.
+        _ if left.load(Relaxed) => Ok(()),
+        Ok(_) => app.engine.send(Request::Normal(Box::new(request))).await,
+        Err(error) => Err(error.clone()),
+    };
+    let failed = futures_util::stream::iter(sent.err().map(Answer::Failed));
+    let mistralrs = app.engine.mistralrs().clone();
+    failed.chain(poll_fn(move |cx| {
+        // Taken as long as the engine has the sequence.
+        let _held = &place;
+        receiver.poll_recv(cx).map(|response| response.map(|response| Answer::of(response, &mistralrs)))
+    }))
+}
+
+impl Answer {
+    fn of(response: Response, mistralrs: &Arc<MistralRs>) -> Self {
         match response {
             Response::Chunk(chunk) => {
                 let last = chunk.choices.iter().all(|choice| choice.finish_reason.is_some());
-                Answer::Chunk { value: self.json(&chunk), last }
+                Self::Chunk { value: json(&chunk, mistralrs), last }
             }
             Response::CompletionChunk(chunk) => {
                 let last = chunk.choices.iter().all(|choice| choice.finish_reason.is_some());
-                Answer::Chunk { value: self.json(&chunk), last }
+                Self::Chunk { value: json(&chunk, mistralrs), last }
             }
-            Response::Done(whole) => Answer::Whole(self.json(&whole)),
-            Response::CompletionDone(whole) => Answer::Whole(self.json(&whole)),
-            Response::ValidationError(error) => Answer::Failed(ApiError::field("body", error.to_string())),
-            Response::InternalError(error) => Answer::Failed(ApiError::internal(error.to_string())),
+            Response::Done(whole) => Self::Whole(json(&whole, mistralrs)),
+            Response::CompletionDone(whole) => Self::Whole(json(&whole, mistralrs)),
+            Response::ValidationError(error) => Self::Failed(ApiError::field("body", error.to_string())),
+            Response::InternalError(error) => Self::Failed(ApiError::internal(error.to_string())),
             Response::ModelError(error, _) | Response::CompletionModelError(error, _) => {
-                Answer::Failed(ApiError::internal(format!("the model failed: {error}")))
+                Self::Failed(ApiError::internal(format!("the model failed: {error}")))
             }
-            _ => Answer::Failed(stopped()),
+            _ => Self::Failed(stopped()),
         }
     }
+}
 
-    fn json<T: Serialize>(&self, answer: &T) -> Value {
-        MistralRs::maybe_log_response(self.mistralrs.clone(), answer);
-        serde_json::to_value(answer).unwrap_or_else(|error| ApiError::internal(error.to_string()).body())
-    }
+fn json<T: Serialize>(answer: &T, mistralrs: &Arc<MistralRs>) -> Value {
+    MistralRs::maybe_log_response(mistralrs.clone(), answer);
+    serde_json::to_value(answer).unwrap_or_else(|error| ApiError::internal(error.to_string()).body())
 }
