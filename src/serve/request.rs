@@ -55,6 +55,9 @@ impl Fields {
 
     /// Takes out what is for proxytune alone.
     pub fn overrides(&mut self) -> ApiResult<Overrides> {
+        if let Some(given) = self.0.get("proxy_tuning").filter(|given| !given.is_object() && !given.is_null()) {
+            return Err(ApiError::invalid("proxy_tuning", given, "an object such as {\"alpha\": 0.7}"));
+        }
         let overrides: Overrides = self.take("proxy_tuning")?.unwrap_or_default();
         overrides.check()?;
         Ok(overrides)
@@ -88,7 +91,7 @@ impl Fields {
     pub fn messages(&self) -> ApiResult<Vec<Message>> {
         match self.0.get("messages") {
             Some(Value::String(text)) => Ok(vec![Message::new("user", text)]),
-            Some(Value::Array(messages)) => messages.iter().enumerate().map(message).collect(),
+            Some(Value::Array(messages)) if !messages.is_empty() => messages.iter().enumerate().map(message).collect(),
             _ => Err(ApiError::invalid("messages", "nothing", "a list of messages")),
         }
     }
@@ -172,6 +175,7 @@ mod tests {
             (json!({ "tuned_system": ["s"] }), "proxy_tuning.tuned_system"),
             (json!({ "alfa": 1 }), "proxy_tuning.alfa"),
             (json!(1), "proxy_tuning"),
+            (json!([]), "proxy_tuning"),
         ];
         for (given, param) in cases {
             let (blamed, message) = blamed(fields(json!({ "proxy_tuning": given })).overrides());

@@ -45,7 +45,7 @@ pub async fn answer(app: Arc<App>, job: Job, place: Place, since: Instant) -> Ap
 async fn run(app: Arc<App>, job: Job, place: Place, since: Instant, mut output: Output) {
     let mut work = match job.prepare(&app).await {
         Ok(prepared) => Work::begin(prepared, place, &app, since),
-        Err(error) => return output.fail(&error),
+        Err(error) => return drop(output.fail(&error)),
     };
     let mut parts = Parts::default();
     if let Err(lost) = pass_on(&mut work, &mut parts, &mut output, &app).await {
@@ -65,8 +65,8 @@ async fn pass_on(work: &mut Work, parts: &mut Parts, output: &mut Output, app: &
         };
         let (part, mut value, last) = match next {
             Some((part, Answer::Chunk { value, last })) => (part, value, last),
-            Some((_, Answer::Failed(error))) => return Ok(output.fail(&error)),
-            Some((_, Answer::Whole(_))) | None => return Ok(output.fail(&stopped())),
+            Some((_, Answer::Failed(error))) => return output.fail(&error),
+            Some((_, Answer::Whole(_))) | None => return output.fail(&stopped()),
         };
         if parts.count == 0 {
             app.metrics.first_token(work.since.elapsed());
@@ -78,7 +78,7 @@ async fn pass_on(work: &mut Work, parts: &mut Parts, output: &mut Output, app: &
         }
         match work.proxy_tuning() {
             Ok(report) => value["proxy_tuning"] = report,
-            Err(error) => return Ok(output.fail(&error)),
+            Err(error) => return output.fail(&error),
         }
         output.send(&value)?;
         return output.event(Event::default().data("[DONE]"));
@@ -108,10 +108,10 @@ impl Output {
     }
 
     /// The status of the response as long as there is none, an event after that.
-    fn fail(&mut self, error: &ApiError) {
+    fn fail(&mut self, error: &ApiError) -> Result<(), Lost> {
         match self.begun.take() {
-            Some(begun) => drop(begun.send(Err(error.clone()))),
-            None => drop(self.send(&error.body())),
+            Some(begun) => begun.send(Err(error.clone())).map_err(|_| Lost::Gone),
+            None => self.send(&error.body()),
         }
     }
 }

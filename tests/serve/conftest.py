@@ -19,7 +19,7 @@ def client(server):
 def chat_server():
     """SmolLM2-135M-Instruct in all three places: what it says changes only where the tuned proxy reads another prompt."""
     models = trio(SMOLLM2, SMOLLM2, SMOLLM2)
-    with Server("--ctx", "512", "--max-seqs", "4", models=models) as server:
+    with Server("--ctx", "512", models=models) as server:
         yield server
 
 

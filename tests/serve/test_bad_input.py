@@ -84,7 +84,7 @@ def test_an_unknown_model(client):
 def test_the_models_own_name_is_known(client):
     names = [model.id for model in client.models.list()]
     assert "host-f32" in names
-    assert completion(client, "import os", max_tokens=2, model="host-f32").choices
+    assert completion(client, "import os", max_tokens=2, model="host-f32").model == "host-f32"
 
 
 def test_a_chat_with_a_model_that_has_no_template(server):

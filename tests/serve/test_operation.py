@@ -83,12 +83,12 @@ def test_a_thousand_requests_at_once(server):
 
     results = run_async(flood())
     assert False not in results
-    assert results.count(True) >= 16 + 256
+    assert results.count(True) >= 1 + 256
     assert completion(server.client(), CASE["prompt_tokens"]).choices[0].text == expected(CASE)
 
 
 def test_requests_that_come_all_at_once_wait_for_their_turn():
-    with Server("--max-seqs", "2", "--max-waiting", "4") as server:
+    with Server("--max-waiting", "4") as server:
         async def flood():
             async with server.async_client() as client:
                 ask = lambda: client.completions.create(model="default", prompt=[689], max_tokens=200, temperature=0)  # noqa: E731
@@ -96,7 +96,7 @@ def test_requests_that_come_all_at_once_wait_for_their_turn():
 
         results = run_async(flood())
         refused = [r for r in results if isinstance(r, openai.RateLimitError)]
-        assert len(refused) == 6 and refused[0].response.headers["retry-after"]
+        assert len(refused) == 7 and refused[0].response.headers["retry-after"]
         assert len({r.choices[0].text for r in results if r not in refused}) == 1
 
 
