@@ -138,7 +138,7 @@ impl Error {
     }
 
     /// Shorthand for [`Error::Engine`].
-    pub(crate) fn engine(engine: impl Into<String>, what: impl Into<String>) -> Self {
+    pub fn engine(engine: impl Into<String>, what: impl Into<String>) -> Self {
         Self::Engine { engine: engine.into(), what: what.into() }
     }
 

@@ -7,7 +7,7 @@ use common::{Case, cases, fixture_config, take_turns};
 use mistralrs::{CustomLogitsProcessor, Device, Tensor};
 use proxytune::config::{Config, OnError};
 use proxytune::host::mistralrs::{
-    Chosen, Completion, Completions, EarlyStart, Host, LoadOptions, ProxyTuning, RequestOptions,
+    Chosen, Completion, Completions, EarlyStart, Host, LoadOptions, Processor, ProxyTuning, RequestOptions,
     SamplingOptions, load,
 };
 use std::sync::LazyLock;
@@ -288,4 +288,86 @@ fn exact(engine: &Engine, tuning: &ProxyTuning, case: &Case) -> Vec<f64> {
     let weights: Vec<f64> = row.iter().map(|l| f64::from(l - max).exp()).collect();
     let total: f64 = weights.iter().sum();
     weights.into_iter().map(|w| w / total).collect()
+}
+
+#[test]
+fn a_grammar_holds_and_the_offset_is_computed_once() {
+    let _turn = take_turns();
+    let engine = Engine::load();
+    let tuning = engine.tuning(|_| {});
+    let case = &cases()[3];
+    let processor = tuning.processor(options(case)).unwrap();
+    let text = engine.start(Completion {
+        processor: Some(processor.clone()),
+        constraint: mistralrs::Constraint::Regex("[0-9]{12}x".into()),
+        ..completion(case)
+    });
+    let mut tokens = std::collections::BTreeMap::new();
+    let mut told = 0;
+    for chosen in text {
+        let chosen = chosen.unwrap();
+        tokens.insert(chosen.position, chosen.token);
+        told += 1;
+    }
+    let host = common::models(&fixture_config(), true).host;
+    let text: Vec<u8> = tokens.values().flat_map(|&token| host.piece(token, false)).collect();
+    let text = String::from_utf8(text).unwrap();
+    assert!(
+        text.len() == 13 && text.ends_with('x') && text[..12].bytes().all(|b| b.is_ascii_digit()),
+        "{text}"
+    );
+    assert!(told > tokens.len(), "no token was refused, so the test shows nothing");
+    // What was foreseen and refused costs a round more; what was asked for twice costs none.
+    assert!(tuning.stats().rounds <= 2 * tokens.len() as u64, "{:?}", tuning.stats());
+}
+
+/// The choices of one request share a processor, and mistral.rs does not say which one it is called for.
+#[test]
+fn choices_of_one_request_do_not_mix() {
+    const STEPS: usize = 12;
+    let _turn = take_turns();
+    let host = Host::of_config(&fixture_config(), 16).unwrap();
+    let tuning = ProxyTuning::new(fixture_config(), &host).unwrap();
+    let vocab = host.shape.vocabulary.len();
+    let case = &cases()[3];
+    let apply = |processor: &Processor, history: &[u32], next: u32| {
+        let mut row = vec![0f32; vocab];
+        row[next as usize] = 1e4;
+        let logits = Tensor::from_slice(&row, vocab, &Device::Cpu).unwrap();
+        processor.apply(&logits, history).unwrap().to_vec1::<f32>().unwrap()
+    };
+    let choices = [&case.tokens, &case.host_tokens, &cases()[4].tokens];
+    let shared = tuning.processor(RequestOptions { choices: 3, ..options(case) }).unwrap();
+    for step in 0..STEPS {
+        std::thread::scope(|scope| {
+            for choice in choices {
+                let (shared, tuning) = (&shared, &tuning);
+                scope.spawn(move || {
+                    let history = [&case.prompt_tokens[..], &choice[..step]].concat();
+                    let alone = tuning.processor(options(case)).unwrap();
+                    let [ours, alone] = [shared, &alone].map(|p| apply(p, &history, choice[step]));
+                    let worst = ours.iter().zip(&alone).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                    assert!(worst <= 2e-3, "step {step}: off by {worst}");
+                });
+            }
+        });
+    }
+    assert!(tuning.stats().failures.is_empty());
+}
+
+#[test]
+fn the_program_writes_the_oracles_tokens() {
+    let _turn = take_turns();
+    let case = &cases()[10];
+    let ids: Vec<String> = case.prompt_tokens.iter().map(u32::to_string).collect();
+    let path = |name: &str| common::path(&format!("tests/fixtures/{name}-f32.gguf")).display().to_string();
+    let output = assert_cmd::Command::new(env!("CARGO_BIN_EXE_proxytune"))
+        .args(["generate", "--engine", "mistralrs", "--format", "json", "--max-tokens", "96", "--no-proxy"])
+        .args(["--host", &path("host"), "--tokens", &ids.join(",")])
+        .assert()
+        .success();
+    let json: serde_json::Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
+    let tokens: Vec<u32> = serde_json::from_value(json["tokens"].clone()).unwrap();
+    assert_eq!(tokens, case.host_tokens);
+    assert_eq!(json["stats"]["tokens"], 96);
 }

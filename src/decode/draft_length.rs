@@ -3,11 +3,13 @@
 //! A draft of `k` tokens for each of `n` sequences costs `k` passes of the tuned proxy and makes the pass that checks
 //! it longer: `n * (k + 1)` positions of host and untuned proxy instead of `n`. It brings as many tokens as are accepted
 //! in a row. Both are measured as decoding goes on, and a draft grows as long as a further token brings more tokens a
-//! second than decoding makes at its best.
+//! second than decoding makes at its best. That is a forecast; where whole steps with drafts turn out slower than those
+//! without, there are none.
 
 use super::cost::CostTable;
 use crate::config::Speculate;
 use crate::recent::Recent;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// No draft is longer.
@@ -34,6 +36,12 @@ const MARGIN_TOGETHER: f64 = 1.2;
 /// Judgements after which an older one counts half.
 const HALF_LIFE: f64 = 200.0;
 
+/// Steps with drafts that must have been seen before it is told from them whether drafts pay.
+const ENOUGH: f64 = 8.0;
+
+/// Steps after which an older one counts half in that.
+const STEPS_HALF_LIFE: f64 = 32.0;
+
 /// Confidences are told apart in so many classes.
 const CLASSES: usize = 8;
 
@@ -47,8 +55,34 @@ pub(super) struct DraftLength {
     draft: CostTable,
     all: Share,
     by_confidence: [Share; CLASSES],
-    /// Steps in a row, with and without a draft.
+    /// Steps in a row, without and with a draft.
     streak: [u32; 2],
+    /// By sequences: what steps came to, without and with a draft.
+    yields: BTreeMap<usize, [Yield; 2]>,
+}
+
+/// What steps came to, all in all.
+#[derive(Debug, Clone, Copy, Default)]
+struct Yield {
+    steps: f64,
+    tokens: f64,
+    seconds: f64,
+}
+
+impl Yield {
+    fn rate(self) -> f64 {
+        self.tokens / self.seconds
+    }
+
+    fn record(&mut self, tokens: usize, time: Duration) {
+        // A step that the machine interrupted says nothing.
+        let usual = 3.0 * self.seconds / self.steps;
+        let seconds = if self.steps >= 1.0 { time.as_secs_f64().min(usual) } else { time.as_secs_f64() };
+        let keep = 0.5f64.powf(1.0 / STEPS_HALF_LIFE);
+        self.steps = self.steps * keep + 1.0;
+        self.tokens = self.tokens * keep + tokens as f64;
+        self.seconds = self.seconds * keep + seconds;
+    }
 }
 
 /// How often something happened of late.
@@ -83,6 +117,7 @@ impl DraftLength {
             all: guess(0.7, 4.0),
             by_confidence,
             streak: [0; 2],
+            yields: BTreeMap::new(),
         }
     }
 
@@ -97,6 +132,17 @@ impl DraftLength {
         let drafted = positions > sequences;
         self.streak[usize::from(drafted)] += 1;
         self.streak[usize::from(!drafted)] = 0;
+    }
+
+    /// Takes note of a whole step: how many tokens it brought the sequences together, and how long it took.
+    pub(super) fn stepped(&mut self, sequences: usize, drafted: bool, tokens: usize, time: Duration) {
+        self.yields.entry(sequences).or_default()[usize::from(drafted)].record(tokens, time);
+    }
+
+    /// Whether drafts have been seen to bring fewer tokens a second than none, whatever they promise.
+    fn loses(&self, sequences: usize) -> bool {
+        let Some([plain, drafted]) = self.yields.get(&sequences) else { return false };
+        drafted.steps >= ENOUGH && drafted.rate() < plain.rate()
     }
 
     /// Takes note of a drafted token's fate; `confidence` is how likely the drafter thought it.
@@ -118,7 +164,8 @@ impl DraftLength {
             Speculate::Tokens(tokens) => length < usize::from(tokens),
             Speculate::Auto => {
                 let probe = if length == 0 { self.probe(sequences) } else { None };
-                let gains = || self.gains(sequences, length, reach).unwrap_or(false);
+                let wins = length > 0 || !self.loses(sequences);
+                let gains = || wins && self.gains(sequences, length, reach).unwrap_or(false);
                 length < LONGEST && probe.unwrap_or_else(gains)
             }
         }
@@ -176,6 +223,17 @@ mod tests {
     /// Decodes steps in a world where a position costs `check(n)` ms, a draft pass `draft` ms, and a token is accepted
     /// with certainty or never; returns the mean length of the last drafts.
     fn settle(check: impl Fn(usize) -> f64, draft: f64, accepted: bool, sequences: usize) -> f64 {
+        settle_with(check, draft, accepted, sequences, 0.0)
+    }
+
+    /// The same where steps with drafts take `unforeseen` ms more than their passes.
+    fn settle_with(
+        check: impl Fn(usize) -> f64,
+        draft: f64,
+        accepted: bool,
+        sequences: usize,
+        unforeseen: f64,
+    ) -> f64 {
         let ms = |ms: f64| Duration::from_secs_f64(ms / 1e3);
         let mut lengths = DraftLength::new(Speculate::Auto);
         let mut total = 0;
@@ -188,6 +246,10 @@ mod tests {
             }
             let positions = sequences * (length + 1);
             lengths.checked(sequences, positions, ms(check(positions)));
+            let tokens = sequences * if accepted { length + 1 } else { 1 };
+            let whole =
+                check(positions) + draft * length as f64 + unforeseen * f64::from(u8::from(length > 0));
+            lengths.stepped(sequences, length > 0, tokens, ms(whole));
             let judged = if accepted { length } else { length.min(1) };
             (0..judged * sequences).for_each(|_| lengths.judged(0.6, accepted));
             total += if step >= 500 { length } else { 0 };
@@ -209,6 +271,13 @@ mod tests {
         let tiles = |n: usize| if n <= 4 { 20.0 + n as f64 } else { 20.0 + 10.0 * n as f64 };
         let length = settle(tiles, 1.0, true, 1);
         assert!((2.8..=3.1).contains(&length), "{length}");
+    }
+
+    #[test]
+    fn drafts_that_turn_out_slower_than_none_are_left_out() {
+        let flat = |n: usize| 10.0 + 0.01 * n as f64;
+        assert!(settle_with(flat, 0.1, true, 4, 0.0) > 8.0);
+        assert!(settle_with(flat, 0.1, true, 4, 1000.0) < 0.5);
     }
 
     #[test]

@@ -13,10 +13,12 @@ mod job;
 mod passes;
 mod text;
 mod trio;
+mod tuned_prompts;
 
 pub use job::{Finish, Job, Outcome, Position, Stats};
 pub use text::TextStream;
 pub use trio::{MappedProxies, Models, NAMES, RunOptions, model_path, pair, token_map};
+pub use tuned_prompts::TunedPrompts;
 
 use crate::config::{OnError, Speculate};
 use crate::error::Result;
@@ -120,7 +122,7 @@ impl Decoder {
                 self.pair.iter_mut().for_each(|pair| pair.begin(positions));
                 self.draft(&mut running)?;
             }
-            let check = Instant::now();
+            let (check, before) = (Instant::now(), tokens(&running));
             if self.forward(&mut running, &mut listen_prefill(first, listen))?.is_break() {
                 break;
             }
@@ -135,7 +137,10 @@ impl Decoder {
             positions = self.work.wanted();
             if let Some(pair) = self.pair.as_mut().filter(|_| !first) {
                 pair.took(positions, step.elapsed());
-                self.lengths.checked(self.work.len(), positions, check.elapsed());
+                let sequences = self.work.len();
+                self.lengths.checked(sequences, positions, check.elapsed());
+                let gained = tokens(&running) - before;
+                self.lengths.stepped(sequences, positions > sequences, gained, step.elapsed());
             }
             first = false;
         }
@@ -156,6 +161,11 @@ impl Decoder {
             self.pair.as_ref().map(Pair::usage).unwrap_or_default().map(|usage| usage.time);
         Clock { host: self.host.usage().time, tuned, untuned }
     }
+}
+
+/// Tokens generated so far, over all sequences.
+fn tokens(running: &[Running]) -> usize {
+    running.iter().map(|r| r.positions.len()).sum()
 }
 
 /// Time in each engine.

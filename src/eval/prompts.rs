@@ -2,10 +2,12 @@
 
 use super::setup::Setup;
 use crate::backend::llama::LlamaModel;
+use crate::decode::TunedPrompts;
 use crate::error::{Error, Result};
 use crate::pair::History;
 use crate::prompt::{Message, render};
 use crate::vocab::Token;
+use std::sync::Arc;
 
 /// How a task's prompts are put to the models.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -23,7 +25,7 @@ pub(super) struct Prompts<'a> {
     setup: &'a Setup,
     options: &'a PromptOptions,
     host_template: Option<String>,
-    tuned_template: Option<String>,
+    tuned: Option<TunedPrompts>,
     cut: usize,
 }
 
@@ -32,37 +34,15 @@ impl<'a> Prompts<'a> {
     /// When a chat is wanted of models without a template, or a template's file cannot be read.
     pub fn new(setup: &'a Setup, options: &'a PromptOptions) -> Result<Self> {
         let host = &setup.models.host;
+        let template = host.chat_template();
+        let own = &setup.config.proxy_tuning.tuned_prompt;
+        let for_tuned = |tuned: &Arc<LlamaModel>| TunedPrompts::new(tuned.clone(), template.as_deref(), own);
+        let tuned = setup.models.proxies.as_ref().map(|[(tuned, _), _]| for_tuned(tuned)).transpose()?;
         let host_template = match options.chat {
-            true => Some(host.chat_template().ok_or_else(|| no_template("host", host))?),
+            true => Some(template.ok_or_else(|| no_template(host))?),
             false => None,
         };
-        let mut prompts = Self { setup, options, host_template, tuned_template: None, cut: 0 };
-        prompts.tuned_template = prompts.template_of_tuned()?;
-        Ok(prompts)
-    }
-
-    fn template_of_tuned(&self) -> Result<Option<String>> {
-        let Some([(tuned, _), _]) = &self.setup.models.proxies else { return Ok(None) };
-        if !self.has_own_prompt() {
-            return Ok(None);
-        }
-        match self.setup.config.proxy_tuning.tuned_prompt.template.as_str() {
-            "none" => Ok(None),
-            "host" => Ok(self.setup.models.host.chat_template()),
-            "own" if self.options.chat => {
-                tuned.chat_template().map(Some).ok_or_else(|| no_template("tuned proxy", tuned))
-            }
-            "own" => Ok(tuned.chat_template()),
-            file => std::fs::read_to_string(file).map(Some).map_err(|e| {
-                let given = format!("{file} ({e})");
-                Error::invalid("tuned_prompt.template", given, "own, host, none or a file")
-            }),
-        }
-    }
-
-    fn system(&self) -> Option<&str> {
-        let configured = &self.setup.config.proxy_tuning.tuned_prompt.system;
-        self.options.tuned_system.as_deref().or(configured.as_deref())
+        Ok(Self { setup, options, host_template, tuned, cut: 0 })
     }
 
     /// Whether prompts are rendered by chat templates.
@@ -70,19 +50,10 @@ impl<'a> Prompts<'a> {
         self.options.chat
     }
 
-    /// Whether the tuned proxy reads another prompt than the host.
-    fn has_own_prompt(&self) -> bool {
-        self.options.chat || self.system().is_some()
-    }
-
     /// What all models of the trio read, `text` in `framed` form where there is no chat.
     pub fn history(&self, text: &str, framed: &str) -> Result<History> {
-        let host = &self.setup.models.host;
-        let own = match (&self.setup.models.proxies, self.has_own_prompt()) {
-            (Some([(tuned, _), _]), true) => Some(self.tuned_tokens(tuned, text, framed)?),
-            _ => None,
-        };
-        Ok(History::new(self.plain_tokens(host, text, framed)?, own))
+        let own = self.own_tokens(text, framed)?;
+        Ok(History::new(self.plain_tokens(&self.setup.models.host, text, framed)?, own))
     }
 
     /// As a model alone reads it that has no prompt of its own.
@@ -99,19 +70,22 @@ impl<'a> Prompts<'a> {
 
     /// As the tuned proxy reads it.
     pub fn tuned_tokens(&self, tuned: &LlamaModel, text: &str, framed: &str) -> Result<Vec<Token>> {
-        let preamble = &self.options.preamble;
-        if !self.has_own_prompt() {
-            return self.plain_tokens(tuned, text, framed);
+        match self.own_tokens(text, framed)? {
+            Some(own) => Ok(own),
+            None => self.plain_tokens(tuned, text, framed),
         }
-        let Some(template) = &self.tuned_template else {
-            // No template: the system prompt is text before the prompt.
-            let system = self.system().map(|s| format!("{s}\n\n")).unwrap_or_default();
-            return Ok(tuned.tokenize(&format!("{system}{preamble}{framed}"), false));
-        };
-        let system = self.system().map(|s| Message::new("system", s));
-        let user = Message::new("user", &format!("{preamble}{text}"));
-        let messages: Vec<Message> = system.into_iter().chain([user]).collect();
-        Ok(tuned.tokenize(&render(template, &messages, &tuned.bos_eos_text())?, true))
+    }
+
+    /// As the tuned proxy reads it, where that is not what the host reads.
+    fn own_tokens(&self, text: &str, framed: &str) -> Result<Option<Vec<Token>>> {
+        let PromptOptions { chat, tuned_system, preamble } = self.options;
+        let Some(tuned) = &self.tuned else { return Ok(None) };
+        if *chat {
+            let message = Message::new("user", &format!("{preamble}{text}"));
+            return tuned.chat(vec![message], tuned_system.as_deref());
+        }
+        let text = if tuned.has_template() { text } else { framed };
+        tuned.text(&format!("{preamble}{text}"), tuned_system.as_deref(), false)
     }
 
     /// The prompt with `rest` tokens to follow, cut at its beginning where the models' contexts hold no more.
@@ -148,7 +122,7 @@ impl<'a> Prompts<'a> {
     }
 }
 
-fn no_template(name: &str, model: &LlamaModel) -> Error {
-    let given = format!("the {name} {}, which carries no chat template", model.path().display());
+fn no_template(host: &LlamaModel) -> Error {
+    let given = format!("the host {}, which carries no chat template", host.path().display());
     Error::invalid("--chat", given, "chat models; or leave --chat out")
 }

@@ -25,7 +25,7 @@ pub fn vocabulary(tokenizer: &Tokenizer) -> Vocabulary {
 /// How a vocabulary writes bytes as text.
 enum Spelling {
     /// Each byte as a printable character (GPT-2).
-    ByteLevel([Option<u8>; 512]),
+    ByteLevel(Vec<Option<u8>>),
     /// Spaces as U+2581, bytes without a token of their own as `<0x0A>` (SentencePiece).
     SentencePiece,
 }
@@ -66,8 +66,8 @@ impl Spelling {
 
 /// The byte behind each character of GPT-2's alphabet: printable bytes stand for themselves, the others follow from
 /// U+0100 on.
-fn byte_level() -> [Option<u8>; 512] {
-    let mut bytes = [None; 512];
+fn byte_level() -> Vec<Option<u8>> {
+    let mut bytes = vec![None; 0x200];
     let mut next = 0x100;
     for byte in 0..=255u8 {
         let printable = matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);

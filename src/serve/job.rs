@@ -76,7 +76,7 @@ impl TunedPrompt {
     fn tokens(self, app: &App, system: Option<&str>) -> ApiResult<Option<Vec<Token>>> {
         let tokens = match self {
             Self::Chat(messages) => app.prompts.chat(messages, system)?,
-            Self::Text(text) => app.prompts.text(&text, system)?,
+            Self::Text(text) => app.prompts.text(&text, system, true)?,
             Self::Tokens if system.is_some() => {
                 let given = "a system prompt beside a prompt of token numbers";
                 return Err(ApiError::invalid("proxy_tuning.tuned_system", given, "a prompt of text"));

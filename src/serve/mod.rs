@@ -19,7 +19,6 @@ mod error;
 mod job;
 mod metrics;
 mod parts;
-mod prompts;
 mod request;
 mod router;
 mod routes;
@@ -32,13 +31,13 @@ mod work;
 pub use config::ServeConfig;
 pub use stop::signal;
 
+use crate::decode::TunedPrompts;
 use crate::error::{Error, Result};
 use crate::host::mistralrs::{LoadOptions, ProxyTuning, load};
 use admission::Admission;
 use auth::Keys;
 use engine::Engine;
 use metrics::Metrics;
-use prompts::Prompts;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -49,7 +48,7 @@ use tokio::net::TcpListener;
 struct App {
     engine: Engine,
     tuning: ProxyTuning,
-    prompts: Prompts,
+    prompts: TunedPrompts,
     admission: Admission,
     keys: Option<Keys>,
     metrics: Metrics,
@@ -125,7 +124,7 @@ impl App {
         let tuning = proxies.map_err(|e| Error::engine("proxytune", e.to_string()))??;
         let own = &tuning.config().proxy_tuning.tuned_prompt;
         let tuned = tuning.proxies().models()[0].clone();
-        let prompts = Prompts::new(tuned, template.as_deref(), own)?;
+        let prompts = TunedPrompts::new(tuned, template.as_deref(), own)?;
         let engine = Engine::new(mistralrs, context, vocabulary, template.is_some());
         let metrics = Metrics::new(&tuning);
         Ok(Self { engine, tuning, prompts, admission, keys, metrics })

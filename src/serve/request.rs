@@ -55,7 +55,8 @@ impl Fields {
 
     /// Takes out what is for proxytune alone.
     pub fn overrides(&mut self) -> ApiResult<Overrides> {
-        if let Some(given) = self.0.get("proxy_tuning").filter(|given| !given.is_object() && !given.is_null()) {
+        if let Some(given) = self.0.get("proxy_tuning").filter(|given| !given.is_object() && !given.is_null())
+        {
             return Err(ApiError::invalid("proxy_tuning", given, "an object such as {\"alpha\": 0.7}"));
         }
         let overrides: Overrides = self.take("proxy_tuning")?.unwrap_or_default();
@@ -91,7 +92,9 @@ impl Fields {
     pub fn messages(&self) -> ApiResult<Vec<Message>> {
         match self.0.get("messages") {
             Some(Value::String(text)) => Ok(vec![Message::new("user", text)]),
-            Some(Value::Array(messages)) if !messages.is_empty() => messages.iter().enumerate().map(message).collect(),
+            Some(Value::Array(messages)) if !messages.is_empty() => {
+                messages.iter().enumerate().map(message).collect()
+            }
             _ => Err(ApiError::invalid("messages", "nothing", "a list of messages")),
         }
     }

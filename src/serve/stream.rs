@@ -45,7 +45,10 @@ pub async fn answer(app: Arc<App>, job: Job, place: Place, since: Instant) -> Ap
 async fn run(app: Arc<App>, job: Job, place: Place, since: Instant, mut output: Output) {
     let mut work = match job.prepare(&app).await {
         Ok(prepared) => Work::begin(prepared, place, &app, since),
-        Err(error) => return drop(output.fail(&error)),
+        Err(error) => {
+            let _ = output.fail(&error);
+            return;
+        }
     };
     let mut parts = Parts::default();
     if let Err(lost) = pass_on(&mut work, &mut parts, &mut output, &app).await {

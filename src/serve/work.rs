@@ -147,7 +147,8 @@ impl Answer {
 
 fn json<T: Serialize>(answer: &T, mistralrs: &Arc<MistralRs>) -> Value {
     MistralRs::maybe_log_response(mistralrs.clone(), answer);
-    let mut value = serde_json::to_value(answer).unwrap_or_else(|error| ApiError::internal(error.to_string()).body());
+    let mut value =
+        serde_json::to_value(answer).unwrap_or_else(|error| ApiError::internal(error.to_string()).body());
     // By the name that requests use; mistral.rs has the file's folder there.
     value["model"] = mistralrs.get_id().into();
     value

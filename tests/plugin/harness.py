@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import tempfile
@@ -87,8 +88,8 @@ class Server:
         return self.log.read()
 
     def lines(self):
-        """What the plugin has said so far."""
-        return [line for line in self.output().splitlines() if line.startswith("proxytune: ")]
+        """What the plugin has said so far; the server's own lines may be under way on another thread."""
+        return re.findall("proxytune: .*", self.output())
 
     def post(self, path, body, timeout=300):
         """The answer to a request, parsed."""

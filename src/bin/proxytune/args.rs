@@ -33,7 +33,7 @@ impl Cli {
     /// What of the logs is shown; `PROXYTUNE_LOG` wins.
     pub fn log_filter(&self) -> String {
         let by_flag = match self.verbose {
-            0 => "warn,llama=off",
+            0 => "warn,llama=off,mistralrs_core=error",
             1 => "warn,proxytune=debug,llama=debug",
             _ => "debug,llama=trace",
         };
@@ -105,6 +105,8 @@ pub struct Trio {
 pub enum Engine {
     /// llama.cpp, compiled in
     Llama,
+    /// mistral.rs for the host, llama.cpp for the proxies; in builds with the feature `mistralrs`
+    Mistralrs,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -137,6 +139,19 @@ pub enum Format {
 }
 
 impl Shared {
+    /// Who runs the host.
+    ///
+    /// # Errors
+    /// For an engine that this build has not.
+    pub fn engine(&self) -> Result<Engine> {
+        let engine = self.trio.engine;
+        if engine == Engine::Mistralrs && cfg!(not(feature = "mistralrs")) {
+            let expected = "llama, or a build with mistral.rs in it: make build FEATURES=serve";
+            return Err(Error::invalid("--engine", "mistralrs, which this build has not", expected));
+        }
+        Ok(engine)
+    }
+
     /// The configuration file with the flags laid over it, checked.
     pub fn config(&self) -> Result<Config> {
         let mut config = self.trio.config()?;
@@ -149,7 +164,6 @@ impl Shared {
 impl Trio {
     /// The configuration file with the flags laid over it, checked.
     pub fn config(&self) -> Result<Config> {
-        let Engine::Llama = self.engine;
         let config = self.config.as_deref().map(Config::read).transpose()?;
         self.laid_over(config.unwrap_or_default())
     }

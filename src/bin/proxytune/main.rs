@@ -8,6 +8,8 @@ mod generate;
 mod progress;
 #[cfg(feature = "serve")]
 mod serve;
+#[cfg(feature = "mistralrs")]
+mod session;
 
 use args::{Cli, Command};
 use clap::Parser;

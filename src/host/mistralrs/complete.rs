@@ -1,4 +1,7 @@
 //! Completions that mistral.rs runs for this very process: token by token, with the tokens' numbers.
+//!
+//! A token counts as chosen when a processor has left no other, or when it is the most likely one at temperature 0. A grammar
+//! may refuse it; then another one is told for the same position.
 
 use super::Host;
 use super::processor::Processor;
@@ -14,6 +17,7 @@ use mistralrs::{
 };
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// One text to generate.
@@ -39,8 +43,14 @@ pub struct Completion {
 pub struct Chosen {
     /// The token.
     pub token: Token,
-    /// Whether the shift changed the most likely token there.
-    pub shifted: bool,
+    /// Tokens before it, those of the prompt included.
+    pub position: usize,
+    /// The host's most likely token before the shift.
+    pub host_top: Token,
+    /// The most likely token after it.
+    pub top: Token,
+    /// When it was chosen.
+    pub at: Instant,
 }
 
 /// Runs completions, at most as many at once as the host can.
@@ -132,11 +142,15 @@ struct Witness {
 
 impl CustomLogitsProcessor for Witness {
     fn apply(&self, logits: &Tensor, context: &[u32]) -> mistralrs::Result<Tensor> {
-        let Some(processor) = &self.processor else { return self.alone(logits) };
-        let before = processor.report().shifted;
+        let position = context.len();
+        let Some(processor) = &self.processor else { return self.alone(logits, position) };
+        let before = processor.report().positions;
         let row = processor.apply(logits, context)?;
         let token = argmax(&row.to_vec1::<f32>()?) as Token;
-        if !self.tell(Chosen { token, shifted: processor.report().shifted > before }) {
+        let report = processor.report();
+        let shifted = report.tops.filter(|_| report.positions > before);
+        let [host_top, top] = shifted.unwrap_or([argmax(&logits.to_vec1::<f32>()?) as Token; 2]);
+        if !self.tell(Chosen { token, position, host_top, top, at: Instant::now() }) {
             processor.cancel();
         }
         Ok(row)
@@ -145,9 +159,10 @@ impl CustomLogitsProcessor for Witness {
 
 impl Witness {
     /// The host without a shift: what is drawn must be known here as well.
-    fn alone(&self, logits: &Tensor) -> mistralrs::Result<Tensor> {
+    fn alone(&self, logits: &Tensor, position: usize) -> mistralrs::Result<Tensor> {
         let mut row = logits.to_vec1::<f32>()?;
-        let mut token = argmax(&row) as Token;
+        let top = argmax(&row) as Token;
+        let mut token = top;
         if !self.sampling.is_greedy() {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             let (dice, scratch) = &mut *state;
@@ -155,7 +170,7 @@ impl Witness {
             row.fill(f32::NEG_INFINITY);
             row[token as usize] = 0.0;
         }
-        self.tell(Chosen { token, shifted: false });
+        self.tell(Chosen { token, position, host_top: top, top, at: Instant::now() });
         let len = row.len();
         Tensor::from_vec(row, len, logits.device())
     }

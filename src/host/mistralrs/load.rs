@@ -47,7 +47,7 @@ pub async fn load(config: &Config, options: &LoadOptions) -> Result<(Arc<Mistral
     let path = model_path(&config.host.model, "--host")?;
     let device = mistralrs::best_device(false).map_err(|e| Error::engine("mistral.rs", e.to_string()))?;
     let at_once = if device.is_cpu() { 1 } else { options.sequences };
-    let host = Host::of_config(config, at_once)?;
+    let mut host = Host::of_config(config, at_once)?;
     let failed = |what: String| {
         Error::Model {
         path: path.into(),
@@ -72,6 +72,9 @@ pub async fn load(config: &Config, options: &LoadOptions) -> Result<(Arc<Mistral
         .with_opt_log(log)
         .build()
         .await;
+    if host.shape.context == 0 {
+        host.shape.context = engine.max_sequence_length(None).ok().flatten().unwrap_or(0);
+    }
     Ok((engine, host))
 }
 

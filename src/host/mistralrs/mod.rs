@@ -65,9 +65,6 @@ impl Host {
             host.shape.vocabulary = model.vocabulary();
             host.chat_template = model.chat_template();
             host.ends = (0..model.vocab_len() as Token).filter(|&t| model.is_end(t)).collect();
-            if host.shape.context == 0 {
-                host.shape.context = model.trained_context();
-            }
         } else {
             host.shape.vocabulary = vocabulary::read(path)?;
         }

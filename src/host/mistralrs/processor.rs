@@ -37,6 +37,8 @@ pub struct Report {
     pub shifted: u64,
     /// Positions that went as the host had them because a proxy failed.
     pub unshifted: u64,
+    /// The most likely token before and after the shift, at the position shifted last.
+    pub tops: Option<[Token; 2]>,
     /// The last failure of a proxy on this request.
     pub error: Option<Error>,
 }
@@ -101,7 +103,7 @@ impl Processor {
         let wait = begin.elapsed();
         if shifted.is_ok() {
             let new = argmax(row);
-            self.note(new != top, wait);
+            self.note([top, new].map(|t| t as Token), wait);
             self.go_ahead(&mut member, row, new as Token)?;
         }
         lock(&self.group).put(member);
@@ -109,12 +111,14 @@ impl Processor {
     }
 
     /// Counts a position.
-    fn note(&self, changed: bool, wait: Duration) {
+    fn note(&self, tops: [Token; 2], wait: Duration) {
         if self.alpha != 0.0 {
+            let changed = tops[0] != tops[1];
             self.tuning.0.counters.shifted(changed, wait);
             let mut report = lock(&self.report);
             report.positions += 1;
             report.shifted += u64::from(changed);
+            report.tops = Some(tops);
         }
     }
 

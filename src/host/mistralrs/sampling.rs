@@ -13,8 +13,8 @@ pub struct SamplingOptions {
     pub top_k: usize,
     /// Only the most likely tokens that together have this probability; 0, 1 and more: all.
     pub top_p: f32,
-    /// Only tokens with more than this share of the most likely one's probability. mistral.rs heeds it only where
-    /// `top_p` cuts as well.
+    /// Only tokens with more than this share of the most likely one's probability; 0, 1 and more: all. mistral.rs itself
+    /// heeds it only where `top_p` cuts as well.
     pub min_p: f32,
     /// Seed of the draws; `None`: others each time.
     pub seed: Option<u64>,
@@ -45,14 +45,18 @@ impl SamplingOptions {
     /// Draws a token from logits. `scratch` is used for probabilities. `None` when none has any.
     pub(super) fn draw(&self, logits: &[f32], dice: &mut Dice, scratch: &mut Scratch) -> Option<Token> {
         self.probabilities(logits, &mut scratch.probabilities);
-        if self.top_k > 0 || self.cuts_by_probability() {
+        if self.top_k > 0 || self.cuts_by_top_p() || self.cuts_by_min_p() {
             self.filter(scratch);
         }
         dice.draw(scratch.probabilities.iter().copied())
     }
 
-    fn cuts_by_probability(&self) -> bool {
+    fn cuts_by_top_p(&self) -> bool {
         self.top_p > 0.0 && self.top_p < 1.0
+    }
+
+    fn cuts_by_min_p(&self) -> bool {
+        self.min_p > 0.0 && self.min_p < 1.0
     }
 
     fn probabilities(&self, logits: &[f32], probabilities: &mut Vec<f32>) {
@@ -67,23 +71,26 @@ impl SamplingOptions {
     /// Sets to 0 what top-k, top-p and min-p leave out, in mistral.rs's order, none of which makes the rest add up to 1
     /// again.
     fn filter(&self, Scratch { probabilities, order }: &mut Scratch) {
-        order.clear();
-        order.extend(0..probabilities.len() as Token);
-        let kept = self.bring_forward(probabilities, order);
-        order[kept..].iter().for_each(|&t| probabilities[t as usize] = 0.0);
-        if !self.cuts_by_probability() {
-            return;
-        }
-        let most = order.first().map_or(0.0, |&t| probabilities[t as usize]);
-        let least = if self.min_p > 0.0 && self.min_p < 1.0 { self.min_p * most } else { f32::NEG_INFINITY };
-        let mut sum = 0.0;
-        for &token in &order[..kept] {
-            let p = &mut probabilities[token as usize];
-            let enough = sum >= self.top_p;
-            sum += *p;
-            if enough || *p <= least {
-                *p = 0.0;
+        let most = probabilities.iter().copied().fold(0.0, f32::max);
+        if self.top_k > 0 || self.cuts_by_top_p() {
+            order.clear();
+            order.extend(0..probabilities.len() as Token);
+            let kept = self.bring_forward(probabilities, order);
+            order[kept..].iter().for_each(|&t| probabilities[t as usize] = 0.0);
+            if self.cuts_by_top_p() {
+                let mut sum = 0.0;
+                for &token in &order[..kept] {
+                    let p = &mut probabilities[token as usize];
+                    let enough = sum >= self.top_p;
+                    sum += *p;
+                    if enough {
+                        *p = 0.0;
+                    }
+                }
             }
+        }
+        if self.cuts_by_min_p() {
+            probabilities.iter_mut().filter(|p| **p <= self.min_p * most).for_each(|p| *p = 0.0);
         }
     }
 
@@ -94,7 +101,7 @@ impl SamplingOptions {
             b.total_cmp(&a)
         };
         let most = if self.top_k == 0 { order.len() } else { self.top_k.min(order.len()) };
-        if !self.cuts_by_probability() {
+        if !self.cuts_by_top_p() {
             if most < order.len() {
                 order.select_nth_unstable_by(most, falling);
             }
@@ -147,8 +154,7 @@ mod tests {
         // The token that reaches the sum is kept.
         assert_eq!(kept(SamplingOptions { top_p: 0.5, ..all }, &of), [0, 2]);
         assert_eq!(kept(SamplingOptions { top_p: 0.99, min_p: 0.3, ..all }, &of), [0, 2, 3]);
-        // Without top-p, mistral.rs does not look at min-p.
-        assert_eq!(kept(SamplingOptions { min_p: 0.3, ..all }, &of), [0, 1, 2, 3, 4]);
+        assert_eq!(kept(SamplingOptions { min_p: 0.3, ..all }, &of), [0, 2, 3]);
     }
 
     #[test]

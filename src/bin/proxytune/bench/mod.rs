@@ -1,9 +1,11 @@
 //! `proxytune bench`: the ways to decode, side by side with the bare forward passes, in one run.
 
 mod bare;
+#[cfg(feature = "mistralrs")]
+mod mistral;
 mod table;
 
-use crate::args::{Bench, Format};
+use crate::args::{Bench, Engine, Format};
 use crate::progress::{Progress, load};
 use bare::BarePasses;
 use proxytune::backend::llama::SamplerOptions;
@@ -37,8 +39,15 @@ pub fn run(args: &Bench) -> Result<ExitCode> {
     let models = load(&config, false)?;
     let prompts = prompts(args, &models)?;
     let mut rows = Vec::new();
-    for &sequences in &args.sequences {
-        rows.extend(Bout::new(args, &config, &models, &sampler, &prompts, sequences)?.run()?);
+    let work = Work { args, sampler: &sampler, prompts: &prompts, alpha: config.proxy_tuning.alpha };
+    match args.shared.engine()? {
+        #[cfg(feature = "mistralrs")]
+        Engine::Mistralrs => rows.extend(mistral::run(&work, &config, &models)?),
+        _ => {
+            for &sequences in &args.sequences {
+                rows.extend(Bout::new(&work, &config, &models, sequences)?.run()?);
+            }
+        }
     }
     match args.shared.format {
         Format::Json => {
@@ -79,31 +88,53 @@ struct Way {
     accepted: usize,
 }
 
-/// All ways at one number of sequences. They take turns in each round, so that a machine that drifts drifts for all.
-struct Bout<'a> {
+/// What is decoded, whichever way.
+struct Work<'a> {
     args: &'a Bench,
     sampler: &'a SamplerOptions,
     prompts: &'a [Vec<u32>],
-    sequences: usize,
     alpha: f32,
+}
+
+impl Work<'_> {
+    /// Tokens that a history may reach.
+    fn longest(&self) -> usize {
+        self.prompts.iter().map(Vec::len).max().unwrap_or(0) + self.args.tokens
+    }
+
+    fn prompt(&self, number: usize) -> &[u32] {
+        &self.prompts[number % self.prompts.len()]
+    }
+
+    fn job(&self, number: usize) -> Job {
+        Job {
+            history: History::new(self.prompt(number).to_vec(), None),
+            alpha: self.alpha,
+            sampler: SamplerOptions { seed: None, ..self.sampler.clone() },
+            max_tokens: self.args.tokens,
+            stops: vec![],
+            control: false,
+            ignore_end: true,
+        }
+    }
+}
+
+/// All ways at one number of sequences. They take turns in each round, so that a machine that drifts drifts for all.
+struct Bout<'a> {
+    work: &'a Work<'a>,
+    sequences: usize,
     ways: Vec<Way>,
     bare: BarePasses,
 }
 
 impl<'a> Bout<'a> {
-    fn new(
-        args: &'a Bench,
-        config: &Config,
-        models: &Models,
-        sampler: &'a SamplerOptions,
-        prompts: &'a [Vec<u32>],
-        sequences: usize,
-    ) -> Result<Self> {
-        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + args.tokens;
+    fn new(work: &'a Work<'a>, config: &Config, models: &Models, sequences: usize) -> Result<Self> {
+        let longest = work.longest();
         let way = |mode, at_once, models: &Models, placement, speculate| {
             let mut config = config.clone();
             config.proxy_tuning.speculate = speculate;
-            let run = RunOptions { sequences: at_once, longest, placement, force_accept: args.force_accept };
+            let run =
+                RunOptions { sequences: at_once, longest, placement, force_accept: work.args.force_accept };
             let decoder = models.decoder(&config, run)?;
             Ok::<_, Error>(Way { mode, decoder, at_once, rounds: vec![], drafted: 0, accepted: 0 })
         };
@@ -117,25 +148,29 @@ impl<'a> Bout<'a> {
         if speculate != Speculate::Off {
             ways.push(way("speculative", sequences, models, None, speculate)?);
         }
-        let own = |sequence: usize| prompts[sequence % prompts.len()].clone();
-        let bare = BarePasses::new(config, models, (0..sequences).map(own).collect(), longest)?;
-        let alpha = config.proxy_tuning.alpha;
-        Ok(Self { args, sampler, prompts, sequences, alpha, ways, bare })
+        let prompts = (0..sequences).map(|sequence| work.prompt(sequence).to_vec()).collect();
+        let bare = BarePasses::new(config, models, prompts, longest)?;
+        Ok(Self { work, sequences, ways, bare })
     }
 
     fn run(mut self) -> Result<Vec<Row>> {
         let mut progress = Progress::new("{msg} {bar:30} {pos}/{len} rounds");
         // The first round warms up: caches, threads, and what is chosen by measurement.
-        for round in 0..=self.args.rounds {
-            progress.set(round as u64, self.args.rounds as u64, &format!("{} sequences", self.sequences));
+        for round in 0..=self.work.args.rounds {
+            progress.set(
+                round as u64,
+                self.work.args.rounds as u64,
+                &format!("{} sequences", self.sequences),
+            );
             for turn in 0..self.ways.len() {
                 // Who comes first in one round comes later in the next.
                 self.time((turn + round) % self.ways.len(), round)?;
             }
-            self.bare.time(self.args.tokens - 1)?;
+            self.bare.time(self.work.args.tokens - 1)?;
         }
         let bare_ms = self.bare.medians_ms();
         let row = |way: &Way| Row {
+            engine: "llama",
             mode: way.mode,
             sequences: self.sequences,
             step_ms: median_ms(&way.rounds[1..]),
@@ -147,25 +182,13 @@ impl<'a> Bout<'a> {
     }
 
     fn time(&mut self, way: usize, round: usize) -> Result<()> {
-        let jobs = (0..self.ways[way].at_once).map(|sequence| self.job(round, sequence)).collect();
+        let first = round * self.sequences;
+        let jobs = (0..self.ways[way].at_once).map(|sequence| self.work.job(first + sequence)).collect();
         let way = &mut self.ways[way];
         let step = time_steps(way, jobs)?;
         // One sequence after the other: a step for all of them is as many steps for one.
         way.rounds.push(step * (self.sequences / way.at_once) as u32);
         Ok(())
-    }
-
-    fn job(&self, round: usize, sequence: usize) -> Job {
-        let prompt = &self.prompts[(round * self.sequences + sequence) % self.prompts.len()];
-        Job {
-            history: History::new(prompt.clone(), None),
-            alpha: self.alpha,
-            sampler: SamplerOptions { seed: None, ..self.sampler.clone() },
-            max_tokens: self.args.tokens,
-            stops: vec![],
-            control: false,
-            ignore_end: true,
-        }
     }
 }
 

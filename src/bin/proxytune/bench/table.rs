@@ -5,6 +5,7 @@ use serde_json::json;
 
 /// One way at one number of sequences.
 pub struct Row {
+    pub engine: &'static str,
     pub mode: &'static str,
     pub sequences: usize,
     /// A token for each sequence.
@@ -27,7 +28,7 @@ impl Row {
         let [host, tuned, untuned] = self.bare_ms.alone;
         let floor = self.floor_ms(self.bare_ms.alone);
         json!({
-            "engine": "llama", "mode": self.mode, "sequences": self.sequences,
+            "engine": self.engine, "mode": self.mode, "sequences": self.sequences,
             "tokens_per_s": self.tokens_per_s(self.step_ms),
             "floor_tokens_per_s": self.tokens_per_s(floor),
             "in_turn_tokens_per_s": self.tokens_per_s(self.floor_ms(self.bare_ms.in_turn)),

@@ -7,8 +7,9 @@ use crate::prompt::{Message, render};
 use crate::vocab::Token;
 use std::sync::Arc;
 
-/// Renders prompts for the tuned proxy. Host and untuned proxy read what mistral.rs makes of a request.
-pub struct Prompts {
+/// Renders prompts for the tuned proxy, which may be a chat model beside a host that is none, or have a system prompt that
+/// the others do not see (Liu et al. 2024, section 3).
+pub struct TunedPrompts {
     tuned: Arc<LlamaModel>,
     template: Template,
     /// The template is the host's.
@@ -26,27 +27,33 @@ enum Template {
     Missing,
 }
 
-impl Prompts {
+impl TunedPrompts {
     /// `host`: the host's template.
     ///
     /// # Errors
     /// When a template's file cannot be read, or the host's is wanted and there is none.
     pub fn new(tuned: Arc<LlamaModel>, host: Option<&str>, options: &TunedPrompt) -> Result<Self> {
+        let wrong = |given: String| {
+            Error::invalid("tuned_prompt.template", given, "own, host (where it has one), none or a file")
+        };
         let template = match options.template.as_str() {
             "none" => Template::None,
             "own" => tuned.chat_template().map_or(Template::Missing, Template::Text),
-            "host" => Template::Text(host.map(String::from).ok_or_else(|| {
-                Error::invalid("tuned_prompt.template", "host, which has none", "own, none or a file")
-            })?),
-            file => Template::Text(std::fs::read_to_string(file).map_err(|e| {
-                Error::invalid("tuned_prompt.template", format!("{file} ({e})"), "own, host, none or a file")
-            })?),
+            "host" => Template::Text(host.ok_or_else(|| wrong("host, which has none".into()))?.into()),
+            file => {
+                Template::Text(std::fs::read_to_string(file).map_err(|e| wrong(format!("{file} ({e})")))?)
+            }
         };
         Ok(Self { tuned, template, shared: options.template == "host", system: options.system.clone() })
     }
 
-    /// A conversation; `None` where the tuned proxy reads what the host reads. Its own system prompt stands before the
-    /// conversation's.
+    /// Whether plain texts are rendered by a template, as a user's message.
+    pub fn has_template(&self) -> bool {
+        matches!(self.template, Template::Text(_))
+    }
+
+    /// A conversation; `None` where the tuned proxy reads what the host reads. Its own system prompt, `system` or else the
+    /// configured one, stands before the conversation's.
     ///
     /// # Errors
     /// When there is no template, or it refuses the conversation.
@@ -59,35 +66,36 @@ impl Prompts {
             Template::Text(template) => render(template, &messages, &self.tuned.bos_eos_text())?,
             Template::None => messages.into_iter().map(|m| m.content).collect::<Vec<_>>().join("\n\n"),
             Template::Missing => {
-                let given = format!("a chat with {}, which carries no template", self.tuned.path().display());
-                return Err(Error::invalid(
-                    "tuned_prompt.template",
-                    given,
-                    "host, none or a file in the configuration",
-                ));
+                let given = format!(
+                    "the tuned proxy {}, which carries no chat template",
+                    self.tuned.path().display()
+                );
+                let expected =
+                    "a chat model; or no chat; or in the configuration host, none or a file for its template";
+                return Err(Error::invalid("tuned_prompt.template", given, expected));
             }
         };
         Ok(Some(self.tuned.tokenize(&text, true)))
     }
 
-    /// A plain text; `None` where the tuned proxy reads what the host reads.
+    /// A plain text; `None` where the tuned proxy reads what the host reads, which is where it has no system prompt. `control`
+    /// as in [`LlamaModel::tokenize`].
     ///
     /// # Errors
     /// When the template refuses it.
-    pub fn text(&self, prompt: &str, system: Option<&str>) -> Result<Option<Vec<Token>>> {
+    pub fn text(&self, prompt: &str, system: Option<&str>, control: bool) -> Result<Option<Vec<Token>>> {
         let Some(system) = self.system(system) else { return Ok(None) };
-        let text = match &self.template {
-            Template::Text(template) => {
-                let messages = [Message::new("system", system), Message::new("user", prompt)];
-                render(template, &messages, &self.tuned.bos_eos_text())?
-            }
-            Template::None | Template::Missing => format!("{system}\n\n{prompt}"),
-        };
-        Ok(Some(self.tuned.tokenize(&text, true)))
+        if let Template::Text(template) = &self.template {
+            let messages = [Message::new("system", system), Message::new("user", prompt)];
+            let text = render(template, &messages, &self.tuned.bos_eos_text())?;
+            return Ok(Some(self.tuned.tokenize(&text, true)));
+        }
+        // No template: the system prompt is text before the prompt.
+        Ok(Some(self.tuned.tokenize(&format!("{system}\n\n{prompt}"), control)))
     }
 
-    fn system<'a>(&'a self, request: Option<&'a str>) -> Option<&'a str> {
-        request.or(self.system.as_deref()).filter(|system| !system.is_empty())
+    fn system<'a>(&'a self, given: Option<&'a str>) -> Option<&'a str> {
+        given.or(self.system.as_deref()).filter(|system| !system.is_empty())
     }
 
     fn with_system(&self, mut messages: Vec<Message>, system: Option<&str>) -> Vec<Message> {
