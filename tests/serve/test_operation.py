@@ -241,3 +241,28 @@ def test_requests_that_run_too_long_are_cut_off():
         began = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - began < 20
+
+
+def test_web_pages_from_elsewhere(tmp_path):
+    config = tmp_path / "proxytune.toml"
+    config.write_text('[server]\nallowed_origins = ["https://example.org"]\napi_key_env = "A_KEY"\n')
+    with Server("--config", config, env={"A_KEY": "key"}) as server:
+        for path in ("/v1/completions", "/v1/responses"):
+            for origin, allowed in (("https://example.org", "https://example.org"), ("https://example.com", None)):
+                headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+                # Browsers ask without a key.
+                reply = httpx.request("OPTIONS", server.url(path), headers=headers)
+                assert reply.status_code == 200
+                assert reply.headers.get("access-control-allow-origin") == allowed
+
+
+def test_a_client_that_leaves_a_route_of_mistralrs(chat_server, chat_client):
+    body = {"model": "default", "input": "Name three colours.", "max_output_tokens": 64}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(chat_server.url("/v1/responses"), json=body, timeout=0.5)
+    answer = httpx.post(chat_server.url("/v1/responses"), json=body | {"max_output_tokens": 8}, timeout=300)
+    assert answer.status_code == 200 and answer.json()["output"]
+    said = chat_client.chat.completions.create(
+        model="default", messages=[{"role": "user", "content": "hi"}], max_tokens=4
+    )
+    assert said.choices[0].message.content
