@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench build lint doc plugin test-plugin test-serve install-deps target-dir
+.PHONY: help demo test test-core test-mistralrs bench build lint doc plugin test-plugin test-serve install-deps target-dir
 
 # Outside the working tree, so that it outlives a fresh checkout. One already set is kept.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/proxytune-target
@@ -13,6 +13,8 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Passed to cargo, for instance FEATURES=cuda.
 FEATURES ?=
 CARGO_FLAGS := --locked $(if $(FEATURES),--features $(FEATURES))
+# With mistral.rs in it, which takes a while to compile the first time.
+ALL_FLAGS := --locked --features "serve $(FEATURES)"
 
 PROXYTUNE := $(CARGO_TARGET_DIR)/release/proxytune
 TRIO := --host models/tiny-host.gguf --tuned models/tiny-tuned.gguf --untuned models/tiny-untuned.gguf
@@ -25,19 +27,25 @@ demo: build ## Build, check the tiny trio, show the host alone and proxy-tuned
 	@echo
 	@scripts/demo.sh $(PROXYTUNE) $(TRIO)
 
-test: lint doc ## Format, lints, all tests, documentation
+test: lint doc test-core test-mistralrs ## All that must hold before a change is taken (the first time 40 minutes on two cores)
+
+test-core: install-deps target-dir ## The tests that need no engine but llama.cpp
 	cargo test --release $(CARGO_FLAGS)
 
-bench: build ## Micro-benchmark of the shift, then tokens/s of the tiny trio against its floor
+test-mistralrs: install-deps target-dir ## The plugin in mistral.rs
+	cargo test --release $(ALL_FLAGS) --test mistralrs
+
+bench: build ## Micro-benchmarks, then tokens/s of the tiny trio against its floor, as a table and as a picture
 	cargo bench $(CARGO_FLAGS) --bench '*' -- --warm-up-time 1 --measurement-time 2
-	$(PROXYTUNE) bench $(TRIO)
+	$(PROXYTUNE) bench $(TRIO) --prompt-file models/demo-prompts.txt --alpha 0.5 --svg $(CARGO_TARGET_DIR)/bench.svg
+	@echo "$(CARGO_TARGET_DIR)/bench.svg"
 
 build: install-deps target-dir ## Build the release binary
 	cargo build --release $(CARGO_FLAGS)
 
 lint: install-deps target-dir ## cargo fmt --check and clippy, warnings are errors
 	@scripts/component.sh rustfmt fmt || exit 0; set -x; cargo fmt --check
-	@scripts/component.sh clippy clippy || exit 0; set -x; cargo clippy --release --all-targets $(CARGO_FLAGS) -- -D warnings
+	@scripts/component.sh clippy clippy || exit 0; set -x; cargo clippy --release --all-targets $(CARGO_FLAGS) -- -D warnings; cargo clippy --release --all-targets $(ALL_FLAGS) -- -D warnings
 
 # llama.cpp's source tree or install prefix; empty: where the compiler finds llama.h.
 LLAMA_DIR ?=
@@ -60,7 +68,7 @@ test-serve: install-deps target-dir ## The server, by the official openai client
 
 # In release as well: a debug build would compile the engine a second time.
 doc: install-deps target-dir ## Build the documentation, warnings are errors
-	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps $(CARGO_FLAGS)
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps $(ALL_FLAGS)
 
 install-deps: ## Install what the engine's build needs and is missing (Debian, Ubuntu)
 	@scripts/install-deps.sh

@@ -317,8 +317,8 @@ fn a_grammar_holds_and_the_offset_is_computed_once() {
         "{text}"
     );
     assert!(told > tokens.len(), "no token was refused, so the test shows nothing");
-    // What was foreseen and refused costs a round more; what was asked for twice costs none.
-    assert!(tuning.stats().rounds <= 2 * tokens.len() as u64, "{:?}", tuning.stats());
+    // What was foreseen and refused has not run yet, what is asked for twice is kept: one round a token and the prompt's.
+    assert!(tuning.stats().rounds <= tokens.len() as u64 + 2, "{:?}", tuning.stats());
 }
 
 /// The choices of one request share a processor, and mistral.rs does not say which one it is called for.

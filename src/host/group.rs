@@ -1,5 +1,6 @@
 //! The sequences of one request, told apart by what they have read.
 
+use crate::combine::{self, Logit, Shift};
 use crate::error::{Error, Result};
 use crate::pair::plan::common_prefix;
 use crate::pair::{History, Runner, Sequence};
@@ -31,15 +32,30 @@ pub struct Member<T = ()> {
     pub number: usize,
     /// Tokens of that history. What the sequence has beyond them is a guess.
     read: usize,
+    /// The offset for that history, where the sequence has gone on by a guess.
+    offset: Vec<f32>,
+    guessed: bool,
 }
 
 impl<T> Member<T> {
+    /// Shifts the host's logits for the history that it was taken for, as [`Sequence::shift`].
+    ///
+    /// # Errors
+    /// As [`Sequence::shift`].
+    pub fn shift<L: Logit>(&mut self, logits: &mut [L]) -> Result<Shift> {
+        if self.guessed {
+            return combine::shift_by(logits, &self.offset, self.sequence.alpha());
+        }
+        self.sequence.shift(logits)
+    }
+
     /// Says which token will probably be next, so that the proxies can go ahead
-    /// ([`Sequence::announce`]).
+    /// ([`Sequence::announce`]). The offset is kept, for an engine that asks once more for the same history.
     ///
     /// # Errors
     /// When the runner is gone.
     pub fn guess(&mut self, token: Token) -> Result<()> {
+        self.guessed = self.guessed || self.sequence.take_offset(&mut self.offset);
         self.sequence.rollback(self.sequence.history().tokens().len() - self.read);
         self.sequence.extend(&[token]);
         self.sequence.announce()
@@ -80,11 +96,15 @@ impl<T: Default> Group<T> {
                 let own = History::new(prompt.clone(), self.tuned_prompt.clone());
                 let (sequence, number) = (runner.sequence(own, self.alpha), self.made);
                 self.made += 1;
-                Member { sequence, state: T::default(), number, read: 0 }
+                Member { sequence, state: T::default(), number, read: 0, offset: Vec::new(), guessed: false }
             }
         };
-        member.sequence.sync(history)?;
-        member.read = history.len();
+        let asked_again = member.guessed && member.read == history.len() && same(&member) == history.len();
+        if !asked_again {
+            member.sequence.sync(history)?;
+            member.guessed = false;
+            member.read = history.len();
+        }
         Ok(member)
     }
 

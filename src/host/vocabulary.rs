@@ -5,9 +5,6 @@ use crate::error::{Error, Result};
 use crate::vocab::Vocabulary;
 use std::path::Path;
 
-/// What [`read`] takes.
-const EXPECTED: &str = "a GGUF file, a tokenizer.json, or a folder that has one of the latter";
-
 /// Reads the vocabulary of a model: from a GGUF file, a `tokenizer.json` of Hugging Face, or a folder with one.
 ///
 /// A `tokenizer.json` does not say how long the model's rows are; see [`Vocabulary::pad`].
@@ -32,7 +29,13 @@ pub fn of_gguf(path: &Path) -> Result<LlamaModel> {
 
 #[cfg(feature = "tokenizers")]
 fn of_tokenizer(path: &Path) -> Result<Vocabulary> {
-    let wrong = |e: tokenizers::Error| Error::file(path, e.to_string(), format!("give {EXPECTED}"));
+    let wrong = |e: tokenizers::Error| {
+        Error::file(
+            path,
+            e.to_string(),
+            "give a GGUF file, a tokenizer.json, or a folder that has one of the latter",
+        )
+    };
     let tokenizer = tokenizers::Tokenizer::from_file(path).map_err(wrong)?;
     Ok(super::tokenizer::vocabulary(&tokenizer))
 }

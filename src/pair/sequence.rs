@@ -180,6 +180,17 @@ impl Sequence {
         Ok(&self.offset[self.row * vocab..][..vocab])
     }
 
+    /// Takes the offset for the present history out, in exchange for a buffer that the next one may use; asked for again, it is
+    /// computed again. Returns false, and takes nothing, where it is not there or stands among those of a draft.
+    pub fn take_offset(&mut self, into: &mut Vec<f32>) -> bool {
+        let whole = self.known && self.offset.len() == self.link.vocab;
+        if whole {
+            std::mem::swap(&mut self.offset, into);
+            self.known = false;
+        }
+        whole
+    }
+
     /// Adds `alpha * (tuned - untuned)` to the host's logits for the present history, in place.
     ///
     /// Asked twice for one history it computes once, and shifts whatever it is given. With `alpha` 0 no model runs.

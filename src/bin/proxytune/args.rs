@@ -300,6 +300,9 @@ pub struct Bench {
     /// Prompts, one a line, \n for a line break [default: 32 made-up tokens]
     #[arg(long, value_name = "F")]
     pub prompt_file: Option<PathBuf>,
+    /// Also draw the figures, as SVG
+    #[arg(long, value_name = "F.svg")]
+    pub svg: Option<PathBuf>,
     /// Accept each drafted token with this probability, whatever the models say: for timing random weights
     #[arg(long, value_name = "P")]
     pub force_accept: Option<f64>,

@@ -14,7 +14,7 @@
 //! mistral.rs calls a processor for one sequence after the other, or for several at once on the threads of its pool, and
 //! says neither which sequence it is nor when a step begins. So a processor finds its sequences by their histories
 //! ([`Group`](super::Group)), and announces each sequence's next step as soon as it knows or guesses the next token: whoever
-//! comes first in the next step then runs the proxies for all ([`Runner`](crate::pair::Runner)).
+//! comes first in the next step then runs the proxies for all ([`Runner`]).
 
 mod complete;
 mod load;

@@ -99,7 +99,7 @@ impl Processor {
         let mut member = lock(&self.group).take(runner, history)?;
         let top = argmax(row);
         let begin = Instant::now();
-        let shifted = member.sequence.shift(row);
+        let shifted = member.shift(row);
         let wait = begin.elapsed();
         if shifted.is_ok() {
             let new = argmax(row);

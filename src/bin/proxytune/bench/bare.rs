@@ -75,14 +75,6 @@ impl BarePasses {
     }
 }
 
-impl BareMs {
-    /// With another engine's time for the host, and so many passes after one another for a step.
-    pub fn with_host(self, host: f64, passes: f64) -> Self {
-        let of = |[_, tuned, untuned]: [f64; 3]| [host, tuned * passes, untuned * passes];
-        Self { alone: of(self.alone), in_turn: of(self.in_turn) }
-    }
-}
-
 /// The mean time of a pass of each context, which take turns.
 fn time_round(
     contexts: &mut [&mut LlamaContext],

@@ -1,6 +1,6 @@
 //! The ways to decode with a host that mistral.rs runs.
 
-use super::bare::BarePasses;
+use super::bare::{BareMs, BarePasses};
 use super::table::Row;
 use super::{Work, median_ms};
 use crate::progress::Progress;
@@ -73,7 +73,11 @@ fn bout(
         bare.time(work.args.tokens - 1)?;
     }
     let steps: Vec<f64> = ways.iter().map(|way| median_ms(&way.rounds[1..])).collect();
-    let bare_ms = bare.medians_ms().with_host(steps[0], sequences as f64 / at_once as f64);
+    // A step for all sequences is so many passes after one another.
+    let passes = sequences as f64 / at_once as f64;
+    let with_host = |[_, tuned, untuned]: [f64; 3]| [steps[0], tuned * passes, untuned * passes];
+    let BareMs { alone, in_turn } = bare.medians_ms();
+    let bare_ms = BareMs { alone: with_host(alone), in_turn: with_host(in_turn) };
     let row = |(way, &step_ms): (&Way, &f64)| Row {
         engine: "mistralrs",
         mode: way.mode,

@@ -3,9 +3,10 @@
 mod bare;
 #[cfg(feature = "mistralrs")]
 mod mistral;
+mod plot;
 mod table;
 
-use crate::args::{Bench, Engine, Format};
+use crate::args::{Bench, Format};
 use crate::progress::{Progress, load};
 use bare::BarePasses;
 use proxytune::backend::llama::SamplerOptions;
@@ -42,12 +43,15 @@ pub fn run(args: &Bench) -> Result<ExitCode> {
     let work = Work { args, sampler: &sampler, prompts: &prompts, alpha: config.proxy_tuning.alpha };
     match args.shared.engine()? {
         #[cfg(feature = "mistralrs")]
-        Engine::Mistralrs => rows.extend(mistral::run(&work, &config, &models)?),
+        crate::args::Engine::Mistralrs => rows.extend(mistral::run(&work, &config, &models)?),
         _ => {
             for &sequences in &args.sequences {
                 rows.extend(Bout::new(&work, &config, &models, sequences)?.run()?);
             }
         }
+    }
+    if let Some(path) = &args.svg {
+        plot::write(&rows, path)?;
     }
     match args.shared.format {
         Format::Json => {

@@ -24,13 +24,23 @@ impl Row {
         self.sequences as f64 * 1e3 / ms
     }
 
+    /// Tokens a second.
+    pub fn rate(&self) -> f64 {
+        self.tokens_per_s(self.step_ms)
+    }
+
+    /// Tokens a second of the floor.
+    pub fn floor_rate(&self) -> f64 {
+        self.tokens_per_s(self.floor_ms(self.bare_ms.alone))
+    }
+
     pub fn json(&self) -> serde_json::Value {
         let [host, tuned, untuned] = self.bare_ms.alone;
         let floor = self.floor_ms(self.bare_ms.alone);
         json!({
             "engine": self.engine, "mode": self.mode, "sequences": self.sequences,
-            "tokens_per_s": self.tokens_per_s(self.step_ms),
-            "floor_tokens_per_s": self.tokens_per_s(floor),
+            "tokens_per_s": self.rate(),
+            "floor_tokens_per_s": self.floor_rate(),
             "in_turn_tokens_per_s": self.tokens_per_s(self.floor_ms(self.bare_ms.in_turn)),
             "host_ms": host, "tuned_ms": tuned, "untuned_ms": untuned,
             "overhead_ms": self.step_ms - floor,
@@ -63,7 +73,7 @@ pub fn print_table(rows: &[Row]) {
             "{:>9}  {:<11}  {:>9.0}  {:>9}  {:>9}  {:>10}  {accepted:>8}  {host:>8.3} {tuned:>6.3} {untuned:>6.3}",
             row.sequences,
             row.mode,
-            row.tokens_per_s(row.step_ms),
+            row.rate(),
             percent(row.floor_ms(row.bare_ms.alone) / row.step_ms),
             percent(row.floor_ms(row.bare_ms.in_turn) / row.step_ms),
             percent(host_ms / row.step_ms),

@@ -1,5 +1,6 @@
 //! Texts by a host that mistral.rs runs.
 
+use super::Engine;
 use crate::session::{Session, processor};
 use proxytune::Result;
 use proxytune::backend::llama::LlamaModel;
@@ -7,6 +8,7 @@ use proxytune::config::{Config, OnError};
 use proxytune::decode::{Event, Finish, Job, Outcome, Pieces, Position, Stats, TextStream};
 use proxytune::host::mistralrs::{Chosen, EarlyStart, LoadOptions, ProxyTuning};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// A host in mistral.rs, with its proxies.
@@ -22,26 +24,32 @@ impl Trio {
         Ok(Self { session, tuning })
     }
 
-    pub fn vocabulary(&self) -> &LlamaModel {
+    fn stops_on_error(&self) -> bool {
+        self.tuning.as_ref().is_some_and(|t| t.config().proxy_tuning.on_error == OnError::Stop)
+    }
+}
+
+impl Engine for Trio {
+    fn host(&self) -> &LlamaModel {
         self.session.vocabulary()
     }
 
-    pub fn tuning(&self) -> Option<&ProxyTuning> {
-        self.tuning.as_ref()
+    fn tuned(&self) -> Option<&Arc<LlamaModel>> {
+        self.tuning.as_ref().map(|tuning| &tuning.proxies().models()[0])
     }
 
-    /// Generates a text; `alone`: without the proxies.
-    pub fn generate(
+    fn generate(
         &self,
         job: Job,
         alone: bool,
+        _explain: bool,
         listen: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Outcome> {
         let shift = |tuning| processor(tuning, &job, EarlyStart::Sample);
         let processor = self.tuning.as_ref().filter(|_| !alone).map(shift).transpose()?;
         let stats = || self.tuning.as_ref().map(ProxyTuning::stats).unwrap_or_default();
         let before = stats();
-        let mut text = Text::new(self.vocabulary(), &job);
+        let mut text = Text::new(self.session.vocabulary(), &job);
         let tokens = self.session.start(&job, processor.clone());
         for chosen in &tokens {
             if text.take(chosen?, listen).is_break() {
@@ -63,10 +71,6 @@ impl Trio {
             };
         }
         Ok(outcome)
-    }
-
-    fn stops_on_error(&self) -> bool {
-        self.tuning.as_ref().is_some_and(|t| t.config().proxy_tuning.on_error == OnError::Stop)
     }
 }
 
