@@ -16,7 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
 use std::time::Duration;
 
-/// The media type of the text that [`Metrics::text`] writes.
+/// The media type of the text that `GET /metrics` answers with.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Counters of requests, beside those that the proxies keep themselves.
