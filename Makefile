@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-core test-mistralrs test-cpp bench build lint doc plugin test-plugin install install-deps target-dir test-python test-vllm bench-vllm
+.PHONY: help demo test test-core test-mistralrs test-cpp bench build lint doc plugin test-plugin test-serve install install-deps target-dir test-python test-vllm bench-vllm
 
 # Outside the working tree, so that it outlives a fresh checkout. One already set is kept.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/proxytune-target
@@ -62,6 +62,9 @@ plugin: install-deps ## The plugin for llama.cpp programs: make plugin LLAMA_DIR
 
 test-plugin: ## The plugin in an unmodified llama-server, which is built once (about ten minutes on two cores)
 	@scripts/test-plugin.sh $(MAKE)
+
+test-serve: install-deps target-dir ## The server, by the official openai client; compiles mistral.rs (about 18 minutes on two cores)
+	@scripts/test-serve.sh
 
 PREFIX ?= /usr/local
 CPP_BUILD_DIR ?= $(CARGO_TARGET_DIR)/cpp
