@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-core test-mistralrs bench build lint doc plugin test-plugin test-serve install-deps target-dir
+.PHONY: help demo test test-core test-mistralrs test-cpp bench build lint doc plugin test-plugin test-serve install install-deps target-dir test-python test-vllm bench-vllm
 
 # Outside the working tree, so that it outlives a fresh checkout. One already set is kept.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/proxytune-target
@@ -65,6 +65,27 @@ test-plugin: ## The plugin in an unmodified llama-server, which is built once (a
 
 test-serve: install-deps target-dir ## The server, by the official openai client; compiles mistral.rs (about 18 minutes on two cores)
 	@scripts/test-serve.sh
+
+PREFIX ?= /usr/local
+CPP_BUILD_DIR ?= $(CARGO_TARGET_DIR)/cpp
+export CPP_BUILD_DIR
+
+install: install-deps target-dir ## Install the C++ library: make install PREFIX=<where to>
+	cmake -S bindings/cpp -B "$(CPP_BUILD_DIR)/plain" -DPROXYTUNE_FEATURES="$(FEATURES)"
+	cmake --build "$(CPP_BUILD_DIR)/plain" --target shared static
+	cmake --install "$(CPP_BUILD_DIR)/plain" --prefix "$(PREFIX)"
+
+test-cpp: install-deps target-dir ## The C++ library, also under sanitizers and as installed (builds a llama.cpp once)
+	@scripts/test-cpp.sh
+
+test-python: install-deps target-dir ## The Python package by itself, installed by pip into a fresh environment
+	@scripts/test-python.sh
+
+test-vllm: install-deps target-dir ## The Python package in vLLM, transformers and llama-cpp-python (installs them once: several GB)
+	@scripts/test-vllm.sh
+
+bench-vllm: install-deps target-dir ## Tokens/s of vLLM alone, with a naive processor and with ours, against the floor
+	@scripts/test-vllm.sh --bench
 
 # In release as well: a debug build would compile the engine a second time.
 doc: install-deps target-dir ## Build the documentation, warnings are errors

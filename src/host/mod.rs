@@ -8,6 +8,7 @@ pub mod llama_sampler;
 #[cfg(feature = "mistralrs")]
 pub mod mistralrs;
 mod proxies;
+pub mod requests;
 #[cfg(feature = "tokenizers")]
 mod tokenizer;
 pub mod vocabulary;
