@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-core test-mistralrs test-cpp bench build lint doc plugin test-plugin install install-deps target-dir
+.PHONY: help demo test test-core test-mistralrs test-cpp bench build lint doc plugin test-plugin test-serve install install-deps target-dir
 
 # Outside the working tree, so that it outlives a fresh checkout. One already set is kept.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/proxytune-target
@@ -74,6 +74,9 @@ install: install-deps target-dir ## Install the C++ library: make install PREFIX
 
 test-cpp: install-deps target-dir ## The C++ library, also under sanitizers and as installed (builds a llama.cpp once)
 	@scripts/test-cpp.sh
+
+test-serve: install-deps target-dir ## The server, by the official openai client; compiles mistral.rs (about 18 minutes on two cores)
+	@scripts/test-serve.sh
 
 # In release as well: a debug build would compile the engine a second time.
 doc: install-deps target-dir ## Build the documentation, warnings are errors

@@ -1,5 +1,11 @@
 //! The configuration file.
 
+mod file;
+mod server;
+
+pub use file::read_toml;
+pub use server::Server;
+
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -163,39 +169,13 @@ impl Default for TunedPrompt {
     }
 }
 
-/// `[server]`
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Server {
-    /// Address.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-}
-
-impl Default for Server {
-    fn default() -> Self {
-        Self { host: "127.0.0.1".into(), port: 8080 }
-    }
-}
-
 impl Config {
     /// Reads a TOML file; model paths in it are relative to the working directory.
     ///
     /// # Errors
     /// [`Error::Config`] with line and key; an unknown key names the nearest known one.
     pub fn read(path: &Path) -> Result<Self> {
-        let error = |what, help: &str| Error::Config { path: path.into(), what, help: help.into() };
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| error(format!("cannot be read ({e})"), "give the path of a TOML file"))?;
-        Self::parse(&text).map_err(|(what, help)| error(what, &help))
-    }
-
-    fn parse(text: &str) -> std::result::Result<Self, (String, String)> {
-        toml::from_str(text).map_err(|e| {
-            let line = e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-            (format!("line {line}: {}", e.message()), advice(e.message()))
-        })
+        read_toml(path)
     }
 
     /// Checks values that no type can.
@@ -208,7 +188,7 @@ impl Config {
         if !(1..=256).contains(&tuning.slots) {
             return Err(Error::invalid("slots", tuning.slots, "1 to 256"));
         }
-        Ok(())
+        self.server.check()
     }
 }
 
@@ -221,23 +201,13 @@ pub fn check_alpha(alpha: f32) -> Result<()> {
     if alpha.is_finite() { Ok(()) } else { Err(Error::invalid("--alpha", alpha, expected)) }
 }
 
-/// What to do about a TOML error; for an unknown key the known one that is spelt most alike.
-fn advice(message: &str) -> String {
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    let unknown = message.starts_with("unknown field").then(|| quoted.next()).flatten();
-    let nearest = unknown.and_then(|unknown| {
-        let alike = |known: &str| strsim::jaro_winkler(unknown, known);
-        quoted.max_by(|a, b| alike(a).total_cmp(&alike(b)))
-    });
-    match nearest {
-        Some(known) => format!("did you mean `{known}`?"),
-        None => "see the example in the README".into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(text: &str) -> std::result::Result<Config, (String, String)> {
+        file::parse(text)
+    }
 
     #[test]
     fn the_documented_file_is_read() {
@@ -258,30 +228,30 @@ mod tests {
             [server]
             port = 9000
         "#;
-        let config = Config::parse(text).unwrap();
+        let config = parse(text).unwrap();
         assert_eq!(config.proxy_tuning.alpha, 0.5);
         assert_eq!(config.proxy_tuning.on_error, OnError::Stop);
         assert_eq!(config.proxy_tuning.placement, Placement::InTurn);
-        assert_eq!(config.server, Server { host: "127.0.0.1".into(), port: 9000 });
+        assert_eq!(config.server, Server { port: 9000, ..Server::default() });
         config.check().unwrap();
     }
 
     #[test]
     fn an_unknown_key_names_its_line_and_the_nearest_known_one() {
-        let (what, help) = Config::parse("[proxy_tuning]\nalpha = 1\nuntunned = 'x'\n").unwrap_err();
+        let (what, help) = parse("[proxy_tuning]\nalpha = 1\nuntunned = 'x'\n").unwrap_err();
         assert!(what.contains("line 3") && what.contains("untunned"), "{what}");
         assert_eq!(help, "did you mean `untuned`?");
     }
 
     #[test]
     fn a_wrong_type_names_its_line() {
-        let (what, _) = Config::parse("[proxy_tuning]\nalpha = 'much'\n").unwrap_err();
+        let (what, _) = parse("[proxy_tuning]\nalpha = 'much'\n").unwrap_err();
         assert!(what.contains("line 2"), "{what}");
     }
 
     #[test]
     fn drafts_are_off_auto_or_a_number_in_the_file_and_as_a_flag() {
-        let read = |value| Config::parse(&format!("[proxy_tuning]\nspeculate = {value}\n"));
+        let read = |value| parse(&format!("[proxy_tuning]\nspeculate = {value}\n"));
         assert_eq!(read("3").unwrap().proxy_tuning.speculate, Speculate::Tokens(3));
         assert_eq!(read("'off'").unwrap().proxy_tuning.speculate, Speculate::Off);
         assert!(read("17").unwrap_err().0.contains("got 17, expected off, auto"));

@@ -21,6 +21,8 @@ pub mod host;
 pub mod pair;
 pub mod prompt;
 mod recent;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod vocab;
 
 pub use error::{Error, Result};

@@ -1,6 +1,8 @@
 //! What can be said on the command line. Flags win over the configuration file.
 
 pub mod eval;
+#[cfg(feature = "serve")]
+pub mod serve;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proxytune::backend::llama::SamplerOptions;
@@ -49,6 +51,9 @@ pub enum Command {
     Bench(Bench),
     /// Score host, proxies and shifted host on a text or a task, over a sweep of alpha
     Eval(Box<eval::Eval>),
+    /// Serve the proxy-tuned host over HTTP, as OpenAI's interface, in mistral.rs
+    #[cfg(feature = "serve")]
+    Serve(Box<serve::Serve>),
 }
 
 /// Models, the weight of the shift, and the form of the output.
@@ -159,10 +164,12 @@ impl Shared {
 impl Trio {
     /// The configuration file with the flags laid over it, checked.
     pub fn config(&self) -> Result<Config> {
-        let mut config = match &self.config {
-            Some(path) => Config::read(path)?,
-            None => Config::default(),
-        };
+        let config = self.config.as_deref().map(Config::read).transpose()?;
+        self.laid_over(config.unwrap_or_default())
+    }
+
+    /// A configuration with the flags laid over it, checked.
+    fn laid_over(&self, mut config: Config) -> Result<Config> {
         let tuning = &mut config.proxy_tuning;
         let paths = [
             (&self.host, &mut config.host.model),

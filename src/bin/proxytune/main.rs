@@ -6,6 +6,8 @@ mod check;
 mod eval;
 mod generate;
 mod progress;
+#[cfg(feature = "serve")]
+mod serve;
 #[cfg(feature = "mistralrs")]
 mod session;
 
@@ -48,6 +50,8 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Eval(args) => eval::run(args),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::run(args),
     };
     match outcome {
         Ok(code) => code,

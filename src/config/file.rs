@@ -1,0 +1,38 @@
+//! TOML files, with errors that name the line and what was probably meant.
+
+use crate::error::{Error, Result};
+use serde::de::DeserializeOwned;
+use std::path::Path;
+
+/// Reads a TOML file into a type that refuses what it does not know.
+///
+/// # Errors
+/// [`Error::Config`] with line and key; an unknown key names the nearest known one.
+pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let error = |what, help: &str| Error::Config { path: path.into(), what, help: help.into() };
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| error(format!("cannot be read ({e})"), "give the path of a TOML file"))?;
+    parse(&text).map_err(|(what, help)| error(what, &help))
+}
+
+/// The error: what is wrong, and what to do.
+pub(super) fn parse<T: DeserializeOwned>(text: &str) -> std::result::Result<T, (String, String)> {
+    toml::from_str(text).map_err(|e| {
+        let line = e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        (format!("line {line}: {}", e.message()), advice(e.message()))
+    })
+}
+
+/// What to do about a TOML error; for an unknown key the known one that is spelt most alike.
+fn advice(message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let unknown = message.starts_with("unknown field").then(|| quoted.next()).flatten();
+    let nearest = unknown.and_then(|unknown| {
+        let alike = |known: &str| strsim::jaro_winkler(unknown, known);
+        quoted.max_by(|a, b| alike(a).total_cmp(&alike(b)))
+    });
+    match nearest {
+        Some(known) => format!("did you mean `{known}`?"),
+        None => "see the example in the README".into(),
+    }
+}

@@ -1,0 +1,61 @@
+//! From the wish to stop to the end of the last request.
+
+use super::App;
+use crate::error::{Error, Result};
+use axum::Router;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+/// Waits for SIGINT or SIGTERM.
+pub async fn signal() {
+    let interrupt = async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending().await
+        }
+    };
+    #[cfg(unix)]
+    let terminate = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    #[cfg(not(unix))]
+    let terminate = std::future::pending::<()>();
+    tokio::select! {
+        () = interrupt => {}
+        () = terminate => {}
+    }
+}
+
+/// Serves until `stop`; then takes no more requests, turns away those that wait, and gives those that run `grace` to finish.
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    app: Arc<App>,
+    stop: impl Future<Output = ()> + Send + 'static,
+    grace: Duration,
+) -> Result<()> {
+    let (stopping, stopped) = oneshot::channel();
+    let told = async move {
+        stop.await;
+        tracing::info!(running = app.admission.running(), "stopping");
+        app.admission.close();
+        let _ = stopping.send(());
+    };
+    let serving = axum::serve(listener, router).with_graceful_shutdown(told);
+    let overdue = async {
+        let _ = stopped.await;
+        tokio::time::sleep(grace).await;
+    };
+    tokio::select! {
+        served = async { serving.await } => served.map_err(|e| Error::engine("server", format!("cannot serve: {e}"))),
+        () = overdue => {
+            tracing::warn!("requests that ran longer than {} s were cut off", grace.as_secs());
+            Ok(())
+        }
+    }
+}
