@@ -3,7 +3,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-core test-mistralrs test-cpp bench build lint doc plugin test-plugin test-serve install install-deps target-dir test-python test-vllm bench-vllm
+.PHONY: help demo test test-core test-mistralrs test-serve test-cpp test-python test-plugin test-vllm \
+    bench bench-vllm build install lint doc plugin install-deps target-dir
 
 # Outside the working tree, so that it outlives a fresh checkout. One already set is kept.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/proxytune-target
@@ -27,7 +28,9 @@ demo: build ## Build, check the tiny trio, show the host alone and proxy-tuned
 	@echo
 	@scripts/demo.sh $(PROXYTUNE) $(TRIO)
 
-test: lint doc test-core test-mistralrs ## All that must hold before a change is taken (the first time 40 minutes on two cores)
+# The sanitizers, llama-server, Python and vLLM have targets of their own: test-cpp, test-plugin, test-python, test-vllm.
+test: lint doc test-core test-mistralrs test-serve ## All that must hold before a change is taken (the first time about 40 minutes on two cores)
+	@CHECKS="plain install" scripts/test-cpp.sh
 
 test-core: install-deps target-dir ## The tests that need no engine but llama.cpp
 	cargo test --release $(CARGO_FLAGS)

@@ -46,8 +46,9 @@ mod tests {
 
     #[test]
     fn a_panic_becomes_a_status() {
+        type Call = Box<dyn FnOnce() -> Result<()>>;
         let now = std::time::Instant::now();
-        let cases: [(Box<dyn FnOnce() -> Result<()>>, u8, &str); 4] = [
+        let cases: [(Call, u8, &str); 4] = [
             (Box::new(|| Ok(())), OK, ""),
             (Box::new(|| Err(Error::invalid("alpha", "NaN", "a number"))), INVALID_ARGUMENT, "got NaN"),
             (Box::new(|| panic!("plain words")), INTERNAL, "proxytune itself: plain words"),
