@@ -1,6 +1,6 @@
 // proxytune as a sampler of llama.cpp: proxy-tuning, h + alpha * (tuned - untuned), at the head of a sampler chain.
 //
-// A program that is not to be changed does not need this header: preload libproxytune_llama.so, see docs/llama.cpp.md.
+// A program that is not to be changed does not need this header: preload libproxytune_llama.so, see docs/hosts/llama.cpp.md.
 //
 // The sampler goes into a chain before all others, and is told of every token that the model reads, prompt included:
 //

@@ -26,7 +26,7 @@
 // Try... returns a Status instead, and never throws. The failure of a proxy is neither: it stays with its row, whose
 // logits are then the host's own, see RowStatus. Nothing here ends the process.
 //
-// docs/cpp.md shows where the calls go in several engines.
+// docs/hosts/cpp.md shows where the calls go in several engines.
 
 #ifndef PROXYTUNE_LOGITS_PROCESSOR_HPP
 #define PROXYTUNE_LOGITS_PROCESSOR_HPP
