@@ -1,6 +1,7 @@
 """The server as those see it who run it: load, clients that leave, failures, keys, configuration, the end."""
 
 import asyncio
+import contextlib
 import shutil
 import signal
 import socket
@@ -34,26 +35,28 @@ def test_a_client_that_leaves_in_mid_stream(server, client):
     assert completion(client, CASE["prompt_tokens"]).choices[0].text == expected(CASE)
 
 
+def post_by_hand(server, body):
+    """A connection over which a completion is asked for, and nothing has been read."""
+    host, port = server.address.split(":")
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+    connection.connect((host, int(port)))
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    connection.sendall(head % len(body) + body)
+    return connection
+
+
 def test_a_client_that_does_not_wait_for_its_answer(server, client):
-    impatient = server.client(timeout=0.3)
     for _ in range(4):
-        with pytest.raises(openai.APITimeoutError):
-            completion(impatient, [689], max_tokens=900, n=2)
+        body = b'{"model": "default", "prompt": [689], "max_tokens": 900, "temperature": 0, "n": 2}'
+        post_by_hand(server, body).close()
     server.settle(10)
     assert completion(client, CASE["prompt_tokens"]).choices[0].text == expected(CASE)
 
 
 def test_a_client_that_stops_reading_holds_nobody_up(server, client):
     body = b'{"model": "default", "prompt": [689], "max_tokens": 900, "temperature": 0, "stream": true}'
-    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-    host, port = server.address.split(":")
-    deaf = []
-    for _ in range(4):
-        connection = socket.socket()
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
-        connection.connect((host, int(port)))
-        connection.sendall(head % len(body) + body)
-        deaf.append(connection)
+    deaf = [post_by_hand(server, body) for _ in range(4)]
     assert completion(client, CASE["prompt_tokens"]).choices[0].text == expected(CASE)
     # Their texts come to an end without anybody reading them.
     server.settle()
@@ -258,8 +261,9 @@ def test_web_pages_from_elsewhere(tmp_path):
 
 def test_a_client_that_leaves_a_route_of_mistralrs(chat_server, chat_client):
     body = {"model": "default", "input": "Name three colours.", "max_output_tokens": 64}
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(chat_server.url("/v1/responses"), json=body, timeout=0.5)
+    # A fast machine may have answered by then.
+    with contextlib.suppress(httpx.ReadTimeout):
+        httpx.post(chat_server.url("/v1/responses"), json=body, timeout=0.2)
     answer = httpx.post(chat_server.url("/v1/responses"), json=body | {"max_output_tokens": 8}, timeout=300)
     assert answer.status_code == 200 and answer.json()["output"]
     said = chat_client.chat.completions.create(
