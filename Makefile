@@ -74,6 +74,7 @@ CPP_BUILD_DIR ?= $(CARGO_TARGET_DIR)/cpp
 export CPP_BUILD_DIR
 
 install: install-deps target-dir ## Install the C++ library: make install PREFIX=<where to>
+	rm -f "$(CPP_BUILD_DIR)/plain/CMakeCache.txt" # one made from another checkout would be refused
 	cmake -S bindings/cpp -B "$(CPP_BUILD_DIR)/plain" -DPROXYTUNE_FEATURES="$(FEATURES)"
 	cmake --build "$(CPP_BUILD_DIR)/plain" --target shared static
 	cmake --install "$(CPP_BUILD_DIR)/plain" --prefix "$(PREFIX)"

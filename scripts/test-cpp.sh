@@ -25,6 +25,8 @@ say() { printf '\n== %s\n' "$*"; }
 
 # build NAME OPTION...: with tests, into $builds/NAME.
 build() {
+    # One made from another checkout would be refused.
+    rm -f "$builds/$1/CMakeCache.txt"
     cmake -S bindings/cpp -B "$builds/$1" -DPROXYTUNE_TESTS=ON -DLLAMA_SOURCE_DIR="$llama_source" \
         -DLLAMA_LIB_DIR="$llama_bin" "${@:2}" >/dev/null
     cmake --build "$builds/$1" -j "$jobs" | grep -v '^\[' || [ "${PIPESTATUS[0]}" -eq 0 ]
