@@ -4,6 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 repository=$PWD
+# Called by make, cmake would otherwise tell of every folder.
+unset MAKEFLAGS
 
 apt_install() {
     echo "Installing $*" >&2
