@@ -74,9 +74,9 @@ mod system {
 
     fn bindings(include_dirs: &[PathBuf]) -> String {
         bindgen::Builder::default()
-            .header_contents("proxytune.h", "#include <llama.h>\n#include <ggml-cpu.h>\n")
+            .header_contents("proxytune.h", "#include <llama.h>\n#include <ggml-cpu.h>\n#include <gguf.h>\n")
             .clang_args(include_dirs.iter().map(|d| format!("-I{}", d.display())))
-            .allowlist_item("(llama|ggml)_.*|(LLAMA|GGML)_.*")
+            .allowlist_item("(llama|ggml|gguf)_.*|(LLAMA|GGML|GGUF)_.*")
             .prepend_enum_name(false)
             .layout_tests(false)
             .generate_comments(false)
@@ -112,7 +112,8 @@ mod system {
                 let rest = &text[at + start.len()..];
                 let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
                 let (name, after) = rest.split_at(end);
-                if after.starts_with('(') && (name.starts_with("llama_") || name.starts_with("ggml_")) {
+                let is_engines = ["llama_", "ggml_", "gguf_"].iter().any(|prefix| name.starts_with(prefix));
+                if after.starts_with('(') && is_engines {
                     names.insert(name.to_owned());
                 }
             }

@@ -65,6 +65,13 @@ impl Vocabulary {
     }
 }
 
+/// The place nearest to `id`, of ascending ones. Not by looking at each: a broken file may have all its tokens equal.
+fn nearest(places: &[Token], id: Token) -> Token {
+    let after = places.partition_point(|&place| place < id);
+    let around = &places[after.saturating_sub(1)..places.len().min(after + 1)];
+    around.iter().copied().min_by_key(|place| place.abs_diff(id)).unwrap_or(TokenMap::NONE)
+}
+
 /// Where each host token stands in a proxy's vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenMap {
@@ -132,8 +139,7 @@ impl TokenMap {
         let mut spelling = HashMap::new();
         let mut ids = Vec::with_capacity(host.len());
         for (id, entry) in host.entries.iter().enumerate() {
-            let nearest =
-                places.get(entry).and_then(|p| p.iter().copied().min_by_key(|&p| p.abs_diff(id as Token)));
+            let nearest = places.get(entry).map(|places| nearest(places, id as Token));
             if nearest.is_none() && matches!(entry.kind, Kind::Text | Kind::Byte) {
                 spelling.insert(id as Token, tokenize(&entry.bytes));
             }

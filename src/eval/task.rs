@@ -150,10 +150,13 @@ impl Items {
     }
 }
 
+/// Bytes that a gzipped file may unpack to: a small file can hold more than memory does.
+const MAX_UNPACKED: u64 = 256 << 20;
+
 /// Reads a file as text; gzipped ones are unpacked.
 ///
 /// # Errors
-/// [`Error::File`] when it cannot be read, is not text in UTF-8, or is empty.
+/// [`Error::File`] when it cannot be read, is not text in UTF-8, is empty, or unpacks to more than 256 MiB.
 pub fn read_text(path: &Path) -> Result<String> {
     let failed =
         |e: std::io::Error| Error::file(path, format!("cannot be read ({e})"), "give the path of a file");
@@ -161,8 +164,13 @@ pub fn read_text(path: &Path) -> Result<String> {
     if bytes.starts_with(&[0x1f, 0x8b]) {
         let mut unpacked = Vec::new();
         MultiGzDecoder::new(&bytes[..])
+            .take(MAX_UNPACKED + 1)
             .read_to_end(&mut unpacked)
             .map_err(|e| Error::file(path, format!("is gzipped, but broken ({e})"), "download it again"))?;
+        if unpacked.len() as u64 > MAX_UNPACKED {
+            let what = format!("is gzipped and holds more than {} MiB", MAX_UNPACKED >> 20);
+            return Err(Error::file(path, what, "unpack it, or give a part of it"));
+        }
         bytes = unpacked;
     }
     let text = String::from_utf8(bytes).map_err(|e| {

@@ -3,12 +3,19 @@
 use crate::vocab::{Entry, Kind, Token, Vocabulary};
 use tokenizers::{DecoderWrapper, Tokenizer};
 
-/// The vocabulary of a tokenizer, up to its highest token; numbers without a token are unused.
-pub fn vocabulary(tokenizer: &Tokenizer) -> Vocabulary {
+/// Tokens that a vocabulary may have: many times as many as any model's. A number in a broken file must not ask for all memory.
+const MAX_TOKENS: usize = 1 << 22;
+
+/// The vocabulary of a tokenizer, up to its highest token; numbers without a token are unused. `None` where a token's
+/// number is beyond any vocabulary.
+pub fn vocabulary(tokenizer: &Tokenizer) -> Option<Vocabulary> {
     let added = tokenizer.get_added_tokens_decoder();
     let spelling = Spelling::of(tokenizer);
     let vocab = tokenizer.get_vocab(true);
     let len = vocab.values().max().map_or(0, |&last| last as usize + 1);
+    if len > MAX_TOKENS {
+        return None;
+    }
     let mut entries = vec![Entry { bytes: Vec::new(), kind: Kind::Unused }; len];
     for (text, id) in vocab {
         entries[id as usize] = match added.get(&(id as Token)) {
@@ -19,7 +26,7 @@ pub fn vocabulary(tokenizer: &Tokenizer) -> Vocabulary {
             None => spelling.entry(&text),
         };
     }
-    Vocabulary::new(entries)
+    Some(Vocabulary::new(entries))
 }
 
 /// How a vocabulary writes bytes as text.

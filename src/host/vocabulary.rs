@@ -29,15 +29,14 @@ pub fn of_gguf(path: &Path) -> Result<LlamaModel> {
 
 #[cfg(feature = "tokenizers")]
 fn of_tokenizer(path: &Path) -> Result<Vocabulary> {
-    let wrong = |e: tokenizers::Error| {
-        Error::file(
-            path,
-            e.to_string(),
-            "give a GGUF file, a tokenizer.json, or a folder that has one of the latter",
-        )
-    };
-    let tokenizer = tokenizers::Tokenizer::from_file(path).map_err(wrong)?;
-    Ok(super::tokenizer::vocabulary(&tokenizer))
+    let help = "give a GGUF file, a tokenizer.json, or a folder that has one of the latter";
+    let wrong = |what: String| Error::file(path, what, help);
+    // It panics over some broken files.
+    let read = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_file(path));
+    let read = read.map_err(|_| wrong("is no tokenizer".into()))?;
+    let tokenizer = read.map_err(|e| wrong(e.to_string()))?;
+    let beyond = || wrong("numbers a token beyond any vocabulary".into());
+    super::tokenizer::vocabulary(&tokenizer).ok_or_else(beyond)
 }
 
 #[cfg(not(feature = "tokenizers"))]

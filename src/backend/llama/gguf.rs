@@ -1,9 +1,14 @@
-//! A look at a model file before the engine gets it, so that common mistakes get a plain answer.
+//! A look at a model file before the engine gets it: common mistakes get a plain answer, and what would make the engine
+//! end the process is refused.
 
+use super::sys;
 use crate::error::{Error, Result};
+use std::collections::HashSet;
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
+use std::ptr::NonNull;
 
 const HELP: &str = "give the path of a model in GGUF format";
 
@@ -21,5 +26,51 @@ pub(super) fn check(path: &Path) -> Result<()> {
         Err(e) if e.kind() == ErrorKind::NotFound => problem("no such file", HELP),
         Err(e) if e.kind() != ErrorKind::UnexpectedEof => problem(&format!("cannot be read ({e})"), HELP),
         _ => problem("is not a GGUF file", "convert the model with llama.cpp's convert_hf_to_gguf.py"),
+    }
+}
+
+/// Checks that all tokens of the file at `path` (the same, for C) differ: llama.cpp aborts the process where two are equal.
+pub(super) fn check_tokens(path: &Path, c_path: &CStr) -> Result<()> {
+    let Some(head) = Head::read(c_path) else { return Ok(()) }; // which the engine explains better
+    let mut seen = HashSet::new();
+    match head.strings(c"tokenizer.ggml.tokens").find(|token| !seen.insert(*token)) {
+        None => Ok(()),
+        Some(twice) => Err(Error::Model {
+            path: path.into(),
+            what: format!("its vocabulary has the token {:?} twice", twice.to_string_lossy()),
+            help: "the file is broken; download it again or convert it anew".into(),
+        }),
+    }
+}
+
+/// A file's metadata, without weights.
+struct Head(NonNull<sys::gguf_context>);
+
+impl Head {
+    fn read(path: &CStr) -> Option<Self> {
+        let params = sys::gguf_init_params { no_alloc: true, ctx: std::ptr::null_mut() };
+        // SAFETY: the path is a string; without `ctx` no tensors are made.
+        NonNull::new(unsafe { sys::gguf_init_from_file(path.as_ptr(), params) }).map(Self)
+    }
+
+    /// The texts of a list; none where there is no such list.
+    fn strings(&self, key: &CStr) -> impl Iterator<Item = &CStr> {
+        let raw = self.0.as_ptr();
+        // SAFETY: the head is alive; number and type of a key are asked for only where it exists.
+        let (key, count) = unsafe {
+            let key = sys::gguf_find_key(raw, key.as_ptr());
+            let is_list = key >= 0 && sys::gguf_get_kv_type(raw, key) == sys::GGUF_TYPE_ARRAY;
+            let is_text = is_list && sys::gguf_get_arr_type(raw, key) == sys::GGUF_TYPE_STRING;
+            (key, if is_text { sys::gguf_get_arr_n(raw, key) } else { 0 })
+        };
+        // SAFETY: the index is below the count; the engine's strings live as long as the head.
+        (0..count).map(move |i| unsafe { CStr::from_ptr(sys::gguf_get_arr_str(raw, key, i)) })
+    }
+}
+
+impl Drop for Head {
+    fn drop(&mut self) {
+        // SAFETY: nobody else frees it.
+        unsafe { sys::gguf_free(self.0.as_ptr()) }
     }
 }

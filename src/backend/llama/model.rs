@@ -46,6 +46,7 @@ impl LlamaModel {
         gguf::check(path)?;
         let c_path = CString::new(path.as_os_str().as_encoded_bytes())
             .map_err(|_| Error::invalid("model path", path.display(), "a path without NUL"))?;
+        gguf::check_tokens(path, &c_path)?;
         let mut report = Report { callback: options.progress, stopped: false };
         let mut devices = match &options.device {
             Some(name) => [device(name)?, std::ptr::null_mut()],
