@@ -43,6 +43,19 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
     }
 
+    /// What mistral.rs says of a request that it gave up. Its log has the whole; where functions lie is not for clients.
+    pub fn engine(said: &str) -> Self {
+        let is_frame =
+            |line: &str| line.trim_start().trim_start_matches(|c: char| c.is_ascii_digit()).starts_with(": ");
+        let message = said.lines().take_while(|line| !is_frame(line)).collect::<Vec<_>>().join("\n");
+        tracing::error!("mistral.rs: {said}");
+        // It finds out only on the way where a vocabulary cannot spell what the grammar asks for.
+        match message.starts_with("Parser Error") {
+            true => Self::field("grammar", message),
+            false => Self::internal(message),
+        }
+    }
+
     /// A prompt that does not fit a context.
     pub fn too_long(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, message).code("context_length_exceeded")
@@ -89,5 +102,23 @@ impl IntoResponse for ApiError {
             response.headers_mut().insert(name, HeaderValue::from_static(value));
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_told_what_failed_but_not_where_in_the_program() {
+        let error = ApiError::engine(
+            "shapes differ: [1] and [2]\n   0: candle_core::error::Error::bt\n  at ./a.rs:1\n",
+        );
+        assert_eq!(
+            (error.status, error.message.as_str()),
+            (StatusCode::INTERNAL_SERVER_ERROR, "shapes differ: [1] and [2]")
+        );
+        let error = ApiError::engine("Parser Error: token \"a\" doesn't satisfy the grammar");
+        assert_eq!((error.status, error.param.as_deref()), (StatusCode::BAD_REQUEST, Some("grammar")));
     }
 }

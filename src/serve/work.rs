@@ -136,9 +136,9 @@ impl Answer {
             Response::Done(whole) => Self::Whole(json(&whole, mistralrs)),
             Response::CompletionDone(whole) => Self::Whole(json(&whole, mistralrs)),
             Response::ValidationError(error) => Self::Failed(ApiError::field("body", error.to_string())),
-            Response::InternalError(error) => Self::Failed(ApiError::internal(error.to_string())),
+            Response::InternalError(error) => Self::Failed(ApiError::engine(&error.to_string())),
             Response::ModelError(error, _) | Response::CompletionModelError(error, _) => {
-                Self::Failed(ApiError::internal(format!("the model failed: {error}")))
+                Self::Failed(ApiError::engine(&error))
             }
             _ => Self::Failed(stopped()),
         }

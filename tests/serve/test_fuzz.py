@@ -3,6 +3,7 @@
 FUZZ_CASES says how many of each are tried, by default 150.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -145,7 +146,7 @@ def test_requests_that_are_hardly_http(server):
             b"Transfer-Encoding: chunked\r\nContent-Length: 4",
             b"Host: x",
             b"Expect: 100-continue",
-            b"X: " + b"a" * 100_000,
+            b"X: LONG",
             b": nameless",
             b"Authorization: Bearer \xff",
         ]
@@ -155,13 +156,13 @@ def test_requests_that_are_hardly_http(server):
     @given(line, st.lists(header | st.binary(max_size=20), max_size=5), st.binary(max_size=40))
     def run(line, headers, body):
         with socket.create_connection((host, int(port)), timeout=30) as connection:
-            connection.sendall(b"\r\n".join([line, *headers, b"", body]))
-            connection.shutdown(socket.SHUT_WR)
-            try:
+            sent = b"\r\n".join([line, *headers, b"", body]).replace(b"LONG", b"a" * 100_000)
+            # The server may close the connection before all is said.
+            with contextlib.suppress(OSError):
+                connection.sendall(sent)
+                connection.shutdown(socket.SHUT_WR)
                 while connection.recv(65536):
                     pass
-            except ConnectionResetError:
-                pass
         assert server.process.poll() is None
 
     run()
