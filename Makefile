@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-core test-mistralrs test-serve test-cpp test-python test-plugin test-vllm \
+.PHONY: help demo test audit test-core test-mistralrs test-serve test-cpp test-python test-plugin test-vllm \
     bench bench-vllm build install lint doc plugin install-deps target-dir
 
 # Outside the working tree, so that it outlives a fresh checkout. One already set is kept.
@@ -29,7 +29,7 @@ demo: build ## Build, check the tiny trio, show the host alone and proxy-tuned
 	@scripts/demo.sh $(PROXYTUNE) $(TRIO)
 
 # The sanitizers, llama-server, Python and vLLM have targets of their own: test-cpp, test-plugin, test-python, test-vllm.
-test: lint doc test-core test-mistralrs test-serve ## All that must hold before a change is taken (the first time about 40 minutes on two cores)
+test: lint doc audit test-core test-mistralrs test-serve ## All that must hold before a change is taken (the first time about 40 minutes on two cores)
 	@CHECKS="plain install" scripts/test-cpp.sh
 
 test-core: install-deps target-dir ## The tests that need no engine but llama.cpp
@@ -49,6 +49,9 @@ build: install-deps target-dir ## Build the release binary
 lint: install-deps target-dir ## cargo fmt --check and clippy, warnings are errors
 	@scripts/component.sh rustfmt fmt || exit 0; set -x; cargo fmt --check
 	@scripts/component.sh clippy clippy || exit 0; set -x; cargo clippy --release --all-targets $(CARGO_FLAGS) -- -D warnings; cargo clippy --release --all-targets $(ALL_FLAGS) -- -D warnings
+
+audit: install-deps ## Dependencies against deny.toml: licences, sources, known vulnerabilities
+	@scripts/audit.sh
 
 # llama.cpp's source tree or install prefix; empty: where the compiler finds llama.h.
 LLAMA_DIR ?=
