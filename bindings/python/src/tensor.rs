@@ -64,11 +64,14 @@ impl Tensor {
             let what = "logits: the tensor is part of a gradient's graph; give logits.detach()";
             return Err(PyValueError::new_err(what));
         }
-        let request = ImportRequest::new(source.as_borrowed())?;
+        let refused = |error: PyErr| not_handed_over(object.py(), &error);
+        let request = ImportRequest::new(source.as_borrowed()).map_err(|error| refused(error.into()))?;
         if let Ok(device) = request.device() {
             on_cpu(device)?;
         }
-        Self::from_dlpack(request.import(None, None)?)
+        let memory =
+            request.import(None, None).map_err(|error| not_handed_over(object.py(), &error.into()))?;
+        Self::from_dlpack(memory)
     }
 
     fn from_dlpack(memory: ImportedDlpack) -> PyResult<Self> {
@@ -167,6 +170,15 @@ unsafe fn values<'a, T>(data: *mut u8, at: usize, width: usize) -> &'a mut [T] {
 fn format(kind: DLDataType) -> Option<Format> {
     let formats = [(f32::DTYPE, Format::F32), (f16::DTYPE, Format::F16), (bf16::DTYPE, Format::Bf16)];
     formats.into_iter().find(|(known, _)| *known == kind).map(|(_, format)| format)
+}
+
+/// What a library's tensor says when it gives its memory to nobody; libraries differ in the exception that they take.
+fn not_handed_over(py: Python<'_>, error: &PyErr) -> PyErr {
+    let said = error.value(py).to_string();
+    let said = said.lines().next().unwrap_or_default();
+    PyValueError::new_err(format!(
+        "logits: the tensor's memory cannot be had through DLPack ({said}); give one on the CPU"
+    ))
 }
 
 fn on_cpu(device: DLDevice) -> PyResult<()> {

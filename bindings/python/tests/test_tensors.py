@@ -90,9 +90,9 @@ class TestTorch:
 
     def test_what_cannot_be_changed_in_place(self, pair, host):
         torch = pytest.importorskip("torch")
-        with pytest.raises((ValueError, BufferError, RuntimeError)):
+        with pytest.raises(ValueError, match="detach"):
             pair.shift_(torch.from_numpy(host).requires_grad_(), HISTORIES)
-        with pytest.raises(ValueError, match="DLPack type|device"):
+        with pytest.raises(ValueError, match="logits: .*DLPack.*CPU"):
             pair.shift_(torch.empty(4, 4096, device="meta"), HISTORIES)
 
 
