@@ -4,10 +4,11 @@
 # Kept outside the checkout; built once.
 set -euo pipefail
 
+here=$(cd "$(dirname "$0")" && pwd)
 version=0.3.36
 cache=${PROXYTUNE_CACHE_DIR:-$HOME/.cache/proxytune-llama}
 source=$cache/llama_cpp_python-$version/vendor/llama.cpp
-build=$cache/build-$version
+build=$cache/build-$version-no-amx
 
 result=$build/bin
 [ "${1:-}" != --source ] || result=$source
@@ -35,6 +36,8 @@ if [ ! -d "$source" ]; then
     tar -xzf "$cache"/llama_cpp_python-"$version".tar.gz -C "$cache"
 fi
 
+# shellcheck source=scripts/no-amx.sh
+source "$here/no-amx.sh"
 cmake -S "$source" -B "$build" -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DLLAMA_CURL=OFF \
     -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_BUILD_TESTS=OFF >&2
 cmake --build "$build" --target llama-server llama-simple -j "${JOBS:-$(nproc)}" >&2

@@ -18,6 +18,8 @@ missing=()
 [ -e /usr/include/nlohmann/json.hpp ] || missing+=(nlohmann-json3-dev)
 [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"
 
+# shellcheck source=scripts/no-amx.sh
+source scripts/no-amx.sh
 llama_bin=$(scripts/llama-server.sh)
 llama_source=$(scripts/llama-server.sh --source)
 builds=${CPP_BUILD_DIR:-$CARGO_TARGET_DIR/cpp}
