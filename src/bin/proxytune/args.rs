@@ -1,6 +1,7 @@
 //! What can be said on the command line. Flags win over the configuration file.
 
 pub mod eval;
+pub mod host;
 #[cfg(feature = "serve")]
 pub mod serve;
 
@@ -107,6 +108,8 @@ pub enum Engine {
     Llama,
     /// mistral.rs for the host, llama.cpp for the proxies; in builds with the feature `mistralrs`
     Mistralrs,
+    /// A host behind an OpenAI-compatible API (--host-url), llama.cpp for the proxies
+    Openai,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -144,7 +147,7 @@ impl Shared {
     /// # Errors
     /// For an engine that this build has not.
     pub fn engine(&self) -> Result<Engine> {
-        let engine = self.trio.engine;
+        let engine = self.trio.engine();
         if engine == Engine::Mistralrs && cfg!(not(feature = "mistralrs")) {
             let expected = "llama, or a build with mistral.rs in it: make build FEATURES=serve";
             return Err(Error::invalid("--engine", "mistralrs, which this build has not", expected));
@@ -162,6 +165,11 @@ impl Shared {
 }
 
 impl Trio {
+    /// Who runs the host.
+    pub fn engine(&self) -> Engine {
+        self.engine
+    }
+
     /// The configuration file with the flags laid over it, checked.
     pub fn config(&self) -> Result<Config> {
         let config = self.config.as_deref().map(Config::read).transpose()?;
@@ -209,6 +217,8 @@ pub struct Generate {
     /// End the text before this string; may be given several times
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
+    #[command(flatten)]
+    pub api: host::Api,
     /// Run the host alone, through the same path
     #[arg(long)]
     pub no_proxy: bool,

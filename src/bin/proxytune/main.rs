@@ -24,6 +24,12 @@ fn interrupted() -> bool {
     INTERRUPTED.load(Relaxed)
 }
 
+/// Threads for what waits on the network; models have threads of their own.
+fn runtime() -> proxytune::Result<tokio::runtime::Runtime> {
+    let failed = |e: std::io::Error| Error::engine("tokio", e.to_string());
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(failed)
+}
+
 fn main() -> ExitCode {
     #[cfg(target_os = "linux")]
     if let Some(code) = eval::contained() {
