@@ -2,7 +2,6 @@
 
 pub mod eval;
 pub mod host;
-#[cfg(feature = "serve")]
 pub mod serve;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -52,8 +51,7 @@ pub enum Command {
     Bench(Bench),
     /// Score host, proxies and shifted host on a text or a task, over a sweep of alpha
     Eval(Box<eval::Eval>),
-    /// Serve the proxy-tuned host over HTTP, as OpenAI's interface, in mistral.rs
-    #[cfg(feature = "serve")]
+    /// Serve the proxy-tuned host over HTTP, as OpenAI's interface: in mistral.rs, or as a gateway with --engine openai
     Serve(Box<serve::Serve>),
 }
 

@@ -6,7 +6,6 @@ mod check;
 mod eval;
 mod generate;
 mod progress;
-#[cfg(feature = "serve")]
 mod serve;
 #[cfg(feature = "mistralrs")]
 mod session;
@@ -56,7 +55,6 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Eval(args) => eval::run(args),
-        #[cfg(feature = "serve")]
         Command::Serve(args) => serve::run(args),
     };
     match outcome {

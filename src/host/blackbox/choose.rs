@@ -11,6 +11,10 @@ use std::sync::Arc;
 pub struct Answered {
     /// The option that the host finds likeliest; `None` where it shows none.
     pub host: Option<usize>,
+    /// The one that each proxy finds likeliest by itself; `None` where it has no token for any.
+    pub tuned: Option<usize>,
+    /// See `tuned`.
+    pub untuned: Option<usize>,
     /// The likeliest one after the shift, for each alpha.
     pub shifted: Vec<Option<usize>>,
     /// Options among the visible tokens.
@@ -53,8 +57,24 @@ pub async fn choose(
         return Err(hidden("it showed no log-probabilities"));
     }
     let same_ids = host.offers().same_ids;
-    let mut answered =
-        Answered { host: None, shifted: Vec::new(), visible: 0, shown: 0, mass: 0.0, scores: Vec::new() };
+    let own = |row: &[f32]| {
+        let forms = |option: &String| [option.clone(), format!(" {option}")];
+        let score = |option: &String| {
+            let tokens = forms(option).into_iter().filter_map(|form| advisers.token(form.as_bytes()));
+            log_sum(&tokens.map(|token| row[token as usize]).collect::<Vec<_>>())
+        };
+        best(&options.iter().map(score).collect::<Vec<_>>())
+    };
+    let mut answered = Answered {
+        host: None,
+        tuned: own(&advice.tuned),
+        untuned: own(&advice.untuned),
+        shifted: Vec::new(),
+        visible: 0,
+        shown: 0,
+        mass: 0.0,
+        scores: Vec::new(),
+    };
     let option_of = |bytes: &[u8]| {
         let text = std::str::from_utf8(bytes).ok()?.trim();
         options.iter().position(|option| option == text)
@@ -67,9 +87,7 @@ pub async fn choose(
             log_sum(&of.map(|(_, &score)| score).collect::<Vec<_>>())
         };
         let scores: Vec<f32> = (0..options.len()).map(score).collect();
-        let best = (0..options.len()).filter(|&i| scores[i] > f32::NEG_INFINITY);
-        // Of equals the first.
-        let best = best.reduce(|best, i| if scores[i] > scores[best] { i } else { best });
+        let best = best(&scores);
         if answered.shown == 0 {
             answered.host = best;
             answered.shown = weighed.candidates.len();
@@ -84,4 +102,10 @@ pub async fn choose(
         }
     }
     Ok(answered)
+}
+
+/// The largest that is finite; of equals the first.
+fn best(scores: &[f32]) -> Option<usize> {
+    let finite = (0..scores.len()).filter(|&i| scores[i] > f32::NEG_INFINITY);
+    finite.reduce(|best, i| if scores[i] > scores[best] { i } else { best })
 }

@@ -121,6 +121,31 @@ impl OpenAi {
         Ok(host)
     }
 
+    /// The same host in another form; both share what may be spent.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn in_form(&self, form: Form, options: &Options) -> Result<Self> {
+        let (offers, shown) = Default::default();
+        let mut host = Self {
+            http: self.http.clone(),
+            model: self.model.clone(),
+            form,
+            server: self.server,
+            offers,
+            echo_lag: 0,
+            shown,
+        };
+        let options = Options { form, ..options.clone() };
+        host.probe(&options).await?;
+        Ok(host)
+    }
+
+    /// The model's name.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
     /// Looks whether the host numbers its tokens as the tuned proxy does, so far as it has shown any with their numbers.
     pub fn match_ids(&mut self, advisers: &Advisers) -> Ids {
         let (mut named, mut equal, mut shown) = (0, 0, 0);
