@@ -18,8 +18,18 @@ impl Run<'_> {
             Draft::Off => 1,
             _ => length.next().min(left),
         };
-        let mut call = self.open(count).await?;
+        let by = if self.stats.draft == Draft::Either { self.drafters.next() } else { self.stats.draft };
+        let before = self.tokens.len();
+        let outcome = self.look(count, by).await;
+        self.drafters.record(by, self.tokens.len() - before);
+        outcome
+    }
+
+    /// The same, once it is known how long it may be and who drafts.
+    async fn look(&mut self, count: usize, by: Draft) -> Result<()> {
+        let mut call = self.open(count, by).await?;
         self.stats.calls += 1;
+        self.stats.reads += usize::from(by == Draft::Tuned);
         let mut positions = 0;
         loop {
             let last = positions + 1 >= count;
@@ -44,15 +54,15 @@ impl Run<'_> {
             let spelling = weighed.spellings.get(choice).cloned();
             let goes_on = choice == weighed.chosen;
             self.push(&weighed.candidates[choice], spelling, is_shifted);
-            if self.ended.is_some() || !goes_on || (positions >= count && self.stats.draft != Draft::Tuned) {
+            if self.ended.is_some() || !goes_on || (positions >= count && by != Draft::Tuned) {
                 return Ok(());
             }
         }
     }
 
     /// Asks the host for `count` positions.
-    async fn open(&mut self, count: usize) -> Result<Box<dyn Writing>> {
-        let draft = match (&self.session, self.stats.draft) {
+    async fn open(&mut self, count: usize, by: Draft) -> Result<Box<dyn Writing>> {
+        let draft = match (&self.session, by) {
             (Some(session), Draft::Tuned) if count > 1 => {
                 let tokens = session.draft(count - 1).await.unwrap_or_default();
                 self.whole(tokens.iter().flat_map(|&t| session.advisers().piece(t)).collect())

@@ -1,6 +1,6 @@
 //! The loop: what the host shows, the shift, a choice, until the text ends.
 
-use super::draft::CallLength;
+use super::draft::{CallLength, Drafters};
 use super::way::choose_way;
 use super::{
     Advice, Advisers, BlackBox, Candidate, Draft, Event, Finish, Ids, Outcome, Prompt, Seen, Session,
@@ -70,6 +70,7 @@ pub async fn generate(
     let draft = match (way, job.speculate) {
         (Way::Bias, _) | (_, Speculate::Off) => Draft::Off,
         _ if !offers.continues || job.max_tokens == 1 => Draft::Off,
+        (_, Speculate::Auto) if offers.reads && session.is_some() => Draft::Either,
         _ if offers.reads && session.is_some() => Draft::Tuned,
         _ => Draft::Host,
     };
@@ -85,6 +86,7 @@ pub async fn generate(
         scores: Vec::new(),
         dice: Dice::new(job.sampler.seed),
         stats: Stats { way, draft, fewest_visible: usize::MAX, ..Stats::default() },
+        drafters: Drafters::default(),
         failure: None,
         faults: 0,
         ended: (job.max_tokens == 0).then_some(Finish::Length),
@@ -109,6 +111,7 @@ pub(super) struct Run<'a> {
     pub scores: Vec<f32>,
     pub dice: Dice,
     pub stats: Stats,
+    pub drafters: Drafters,
     /// What made a proxy fail first.
     pub failure: Option<Error>,
     pub faults: u32,

@@ -35,6 +35,8 @@ pub enum Draft {
     Host,
     /// The tuned proxy; the host read them.
     Tuned,
+    /// Whichever of these two is kept for longer.
+    Either,
 }
 
 impl Draft {
@@ -44,6 +46,7 @@ impl Draft {
             Self::Off => "off",
             Self::Host => "host",
             Self::Tuned => "tuned",
+            Self::Either => "either",
         }
     }
 }
@@ -79,6 +82,8 @@ pub struct Stats {
     pub tokens: usize,
     /// Calls that they took; retries are in [`Spent`].
     pub calls: usize,
+    /// Of these, calls with a draft of the tuned proxy.
+    pub reads: usize,
     /// Positions that a call showed and that were not asked for again, over all calls.
     pub drafted: usize,
     /// Positions whose most likely visible token the shift changed.

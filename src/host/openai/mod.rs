@@ -94,6 +94,8 @@ pub struct OpenAi {
     form: Form,
     server: Server,
     offers: Offers,
+    /// Visible tokens to ask for; it may show fewer.
+    top: usize,
     /// Where the probabilities of a prompt's token stand in what is echoed: at its place, or one before.
     echo_lag: usize,
     /// Tokens with their numbers that the host has shown while it was looked at.
@@ -113,6 +115,7 @@ impl OpenAi {
             form: options.form,
             server: Server::Other,
             offers: Offers::default(),
+            top: 0,
             echo_lag: 0,
             shown: Vec::new(),
         };
@@ -133,6 +136,7 @@ impl OpenAi {
             form,
             server: self.server,
             offers,
+            top: 0,
             echo_lag: 0,
             shown,
         };
@@ -196,13 +200,13 @@ impl BlackBox for OpenAi {
         let body = self.body(&ask, true)?;
         let estimate = (self.http.estimate(&body), ask.tokens as u64);
         let response = self.http.open(self.path(), &body, estimate).await?;
-        Ok(Box::new(Streaming::new(response, self.http.clone(), estimate.0, ask.tokens, self.offers.top)))
+        Ok(Box::new(Streaming::new(response, self.http.clone(), estimate.0, ask.tokens, self.top)))
     }
 
     async fn read(&self, ask: Ask<'_>, draft: &[u8]) -> Result<Box<dyn Writing>> {
         let (body, start) = self.echo_body(&ask, draft)?;
         let answer = self.http.post(self.path(), &body, (self.http.estimate(&body), 1)).await?;
-        match wire::echoed(&answer, start, self.echo_lag, self.offers.top) {
+        match wire::echoed(&answer, start, self.echo_lag, self.top) {
             Some(seen) => Ok(Box::new(Reading::new(seen))),
             // It splits the text otherwise where the draft begins.
             None => self.write(ask).await,

@@ -77,6 +77,7 @@ impl OpenAi {
         let all = seen.top.iter().filter(|c| !c.bytes.is_empty());
         self.shown = all.map(|c| (c.id, c.bytes.clone())).collect();
         let is_chat = self.form == Form::Chat;
+        self.top = if shown == 0 { 0 } else { asked };
         self.offers = Offers {
             top: shown.min(asked),
             continues: !is_chat || self.server != Server::Other,
@@ -102,7 +103,7 @@ impl OpenAi {
             Err(error) => return Err(error),
         };
         let fits = |lag: usize| {
-            let seen = wire::echoed(&answer, start, lag, self.offers.top);
+            let seen = wire::echoed(&answer, start, lag, self.top);
             seen.and_then(|seen| seen.into_iter().next()).is_some_and(|seen| is_close(&seen, first))
         };
         if let Some(lag) = (0..=1).find(|&lag| fits(lag)) {
@@ -113,8 +114,8 @@ impl OpenAi {
 
     pub(super) async fn probe_bias(&mut self, token: u32) -> Result<()> {
         let Some((_, size)) = self.offers.bias else { return Ok(()) };
-        let plain = self.position(TEXT, &[], self.offers.top).await?;
-        let biased = match self.position(TEXT, &[(token, size)], self.offers.top).await {
+        let plain = self.position(TEXT, &[], self.top).await?;
+        let biased = match self.position(TEXT, &[(token, size)], self.top).await {
             Ok(seen) => seen,
             Err(Error::Upstream { status: Some(400 | 422), .. }) => {
                 self.offers.bias = None;

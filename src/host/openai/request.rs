@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 impl OpenAi {
     /// The body of a request to write on.
     pub(super) fn body(&self, ask: &Ask<'_>, stream: bool) -> Result<Value> {
-        self.body_with(ask, stream, self.offers.top)
+        self.body_with(ask, stream, self.top)
     }
 
     /// The same with another number of visible tokens.
@@ -78,9 +78,9 @@ impl OpenAi {
         Ok(())
     }
 
-    /// The body of a request to read a draft and to write one token more, and the byte of the echoed text at which the draft
-    /// begins.
-    pub(super) fn echo_body(&self, ask: &Ask<'_>, draft: &[u8]) -> Result<(Value, usize)> {
+    /// The body of a request to read a draft and to write one token more, and the bytes of the echoed text at which the draft
+    /// begins and ends.
+    pub(super) fn echo_body(&self, ask: &Ask<'_>, draft: &[u8]) -> Result<(Value, [usize; 2])> {
         let Prompt::Text(text) = ask.prompt else {
             return Err(Error::invalid("prompt", "a conversation for plain completions", "a text"));
         };
@@ -91,7 +91,7 @@ impl OpenAi {
         let mut body = self.body(&one, false)?;
         body["prompt"] = format!("{before}{draft}").into();
         body["echo"] = true.into();
-        Ok((body, before.len()))
+        Ok((body, [before.len(), before.len() + draft.len()]))
     }
 }
 

@@ -11,7 +11,8 @@ pub fn positions(choice: &Value, top: usize) -> Vec<Seen> {
         return content.iter().filter_map(|token| position(token, top)).collect();
     }
     if let Some(tokens) = logprobs["tokens"].as_array().filter(|tokens| !tokens.is_empty()) {
-        return (0..tokens.len()).filter_map(|at| legacy(logprobs, at, 0, top)).collect();
+        let seen = |(at, token): (usize, &Value)| legacy(logprobs, spelt(token.as_str()?)?, at, 0, top);
+        return tokens.iter().enumerate().filter_map(seen).collect();
     }
     let text = [&choice["text"], &choice["delta"]["content"], &choice["message"]["content"]];
     let text = text.into_iter().find_map(Value::as_str).unwrap_or_default();
@@ -50,8 +51,7 @@ fn position(token: &Value, top: usize) -> Option<Seen> {
 }
 
 /// Position `at` of lists `tokens`, `token_logprobs` and `top_logprobs`. `lag`: its probabilities stand so many places before.
-fn legacy(logprobs: &Value, at: usize, lag: usize, top: usize) -> Option<Seen> {
-    let bytes = spelt(logprobs["tokens"][at].as_str()?)?;
+fn legacy(logprobs: &Value, bytes: Vec<u8>, at: usize, lag: usize, top: usize) -> Option<Seen> {
     let from = at.checked_sub(lag)?;
     let alternatives = logprobs["top_logprobs"][from].as_object().into_iter().flatten();
     let candidate = |(text, value): (&String, &Value)| {
@@ -92,19 +92,25 @@ fn spelt(text: &str) -> Option<Vec<u8>> {
     (!text.contains(char::REPLACEMENT_CHARACTER)).then(|| text.as_bytes().to_vec())
 }
 
-/// The positions of an echoed text from byte `start` on; `None` where no token begins there, or nothing is shown.
-pub fn echoed(answer: &Value, start: usize, lag: usize, top: usize) -> Option<Vec<Seen>> {
+/// The positions of an echoed text from byte `start` on, of which `sent` bytes were sent and one token was written; `None` where no
+/// token begins at `start`, or nothing is shown.
+pub fn echoed(answer: &Value, [start, sent]: [usize; 2], lag: usize, top: usize) -> Option<Vec<Seen>> {
     let choice = &answer["choices"][0];
     let (logprobs, text) = (&choice["logprobs"], choice["text"].as_str()?);
-    let tokens = logprobs["tokens"].as_array()?;
+    let spell = |token: &Value| spelt(token.as_str()?);
+    let mut tokens: Vec<Vec<u8>> = logprobs["tokens"].as_array()?.iter().map(spell).collect::<Option<_>>()?;
+    // Where probabilities stand one place before, the list ends before the token that was written.
+    let written = text.as_bytes().get(sent..).filter(|written| lag > 0 && !written.is_empty());
+    tokens.extend(written.map(<[u8]>::to_vec));
     // From the end: a beginning-of-text token, which is no part of the text, may stand at the front.
     let mut left = text.len().checked_sub(start)?;
     let mut first = tokens.len();
     while left > 0 {
         first = first.checked_sub(1)?;
-        left = left.checked_sub(spelt(tokens[first].as_str()?)?.len())?;
+        left = left.checked_sub(tokens[first].len())?;
     }
-    let seen: Vec<Seen> = (first..tokens.len()).map_while(|at| legacy(logprobs, at, lag, top)).collect();
+    let shown = tokens.into_iter().enumerate().skip(first);
+    let seen: Vec<Seen> = shown.map_while(|(at, bytes)| legacy(logprobs, bytes, at, lag, top)).collect();
     (!seen.is_empty() && seen.iter().all(|s| !s.top.is_empty())).then_some(seen)
 }
 
@@ -155,22 +161,25 @@ mod tests {
 
     #[test]
     fn an_echo_is_read_from_the_draft_on_at_either_lag() {
-        let answer = |top: Value| {
-            json!({ "choices": [{ "text": "ab cd e", "logprobs": {
-            "tokens": ["<s>", "ab", " cd", " e"], "token_logprobs": [null, -1.0, -2.0, -3.0], "top_logprobs": top } }] })
+        let answer = |tokens: Value, top: Value| {
+            let logprobs =
+                json!({ "tokens": tokens, "token_logprobs": [null, -1.0, -2.0, -3.0], "top_logprobs": top });
+            json!({ "choices": [{ "text": "ab cd e", "logprobs": logprobs }] })
         };
-        let at_place = answer(json!([null, { "ab": -1.0 }, { " cd": -2.0, " x": -0.5 }, { " e": -3.0 }]));
-        let seen = echoed(&at_place, 2, 0, 5).unwrap();
-        assert_eq!(
-            seen.iter().map(|s| s.chosen.bytes.clone()).collect::<Vec<_>>(),
-            [b" cd".to_vec(), b" e".to_vec()]
+        let bytes = |seen: &[Seen]| seen.iter().map(|s| s.chosen.bytes.clone()).collect::<Vec<_>>();
+        let at_place = answer(
+            json!(["<s>", "ab", " cd", " e"]),
+            json!([null, { "ab": -1.0 }, { " cd": -2.0, " x": -0.5 }, { " e": -3.0 }]),
         );
+        let seen = echoed(&at_place, [2, 5], 0, 5).unwrap();
+        assert_eq!(bytes(&seen), [b" cd".to_vec(), b" e".to_vec()]);
         assert_eq!((seen[0].top[0].bytes.as_slice(), seen[0].chosen.logprob), (&b" x"[..], -2.0));
-        let before =
-            answer(json!([{ "ab": -1.0 }, { " cd": -2.0, " x": -0.5 }, { " e": -3.0 }, { "f": -3.0 }]));
-        let seen = echoed(&before, 2, 1, 5).unwrap();
+        assert_eq!(echoed(&at_place, [3, 5], 0, 5), None, "no token begins there");
+        // One place before, and without the token that was written.
+        let before = answer(json!(["ab", " cd"]), json!([{ " cd": -2.0, " x": -0.5 }, { " e": -3.0 }]));
+        let seen = echoed(&before, [2, 5], 1, 5).unwrap();
+        assert_eq!(bytes(&seen), [b" cd".to_vec(), b" e".to_vec()]);
         assert_eq!((seen[0].top[0].bytes.as_slice(), seen[1].chosen.logprob), (&b" x"[..], -3.0));
-        assert_eq!(echoed(&at_place, 3, 0, 5), None, "no token begins there");
-        assert_eq!(echoed(&json!({ "choices": [] }), 0, 0, 5), None);
+        assert_eq!(echoed(&json!({ "choices": [] }), [0, 0], 0, 5), None);
     }
 }

@@ -206,7 +206,7 @@ fn to_json(outcome: &Outcome, alone: bool) -> Value {
         "finish_reason": if outcome.finish == Finish::Budget { "budget" } else { outcome.finish.name() },
         "way": if alone { "host" } else { stats.way.name() },
         "stats": {
-            "tokens": stats.tokens, "calls": stats.calls, "drafts": stats.draft.name(), "drafted": stats.drafted,
+            "tokens": stats.tokens, "calls": stats.calls, "drafts": stats.draft.name(), "reads": stats.reads, "drafted": stats.drafted,
             "requests": spent.requests, "retries": spent.retries, "prompt_tokens": spent.prompt_tokens,
             "completion_tokens": spent.completion_tokens, "cost": spent.cost,
             "shifted": reweighs.then_some(stats.shifted), "certain": reweighs.then_some(stats.certain),
