@@ -2,6 +2,7 @@
 #![cfg(feature = "openai")]
 
 mod fake;
+mod replay;
 
 use fake::{Fake, Reply, in_order};
 use proxytune::backend::llama::SamplerOptions;
