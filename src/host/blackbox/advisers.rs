@@ -232,6 +232,11 @@ impl Session {
         &self.advisers
     }
 
+    /// Tokens of the prompt that host and untuned proxy read, as the tuned proxy splits it.
+    pub fn prompt_tokens(&self) -> usize {
+        self.history.prompt().len()
+    }
+
     /// Appends what was written, in the tuned proxy's tokens.
     pub fn extend(&mut self, tokens: &[Token]) {
         self.history.extend(tokens);

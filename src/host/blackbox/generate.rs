@@ -64,8 +64,10 @@ pub async fn generate(
 ) -> Result<Outcome> {
     check_alpha(job.alpha)?;
     let way = choose_way(host, advisers, ids, &job)?;
-    let advisers = advisers.filter(|_| job.alpha != 0.0);
     let session = advisers.map(|a| a.session(&job.prompt, job.tuned_system.as_deref())).transpose()?;
+    let prompt_tokens = session.as_ref().map_or(0, Session::prompt_tokens);
+    // At 0 no proxy runs.
+    let session = session.filter(|_| job.alpha != 0.0);
     let offers = host.offers();
     let draft = match (way, job.speculate) {
         (Way::Bias, _) | (_, Speculate::Off) => Draft::Off,
@@ -85,7 +87,7 @@ pub async fn generate(
         sampler: Sampler::new(&job.sampler, MOST_VISIBLE)?,
         scores: Vec::new(),
         dice: Dice::new(job.sampler.seed),
-        stats: Stats { way, draft, fewest_visible: usize::MAX, ..Stats::default() },
+        stats: Stats { way, draft, prompt_tokens, fewest_visible: usize::MAX, ..Stats::default() },
         drafters: Drafters::default(),
         failure: None,
         faults: 0,

@@ -78,6 +78,8 @@ pub struct Stats {
     pub way: Way,
     /// Who drafted.
     pub draft: Draft,
+    /// Tokens of the prompt, as the tuned proxy splits the host's; 0 without proxies.
+    pub prompt_tokens: usize,
     /// Tokens written.
     pub tokens: usize,
     /// Calls that they took; retries are in [`Spent`].

@@ -88,8 +88,9 @@ impl Budget {
     /// Counts the tokens of an answer.
     pub fn tokens(&self, prompt: u64, completion: u64) {
         let mut spent = self.lock();
-        spent.prompt_tokens += prompt;
-        spent.completion_tokens += completion;
+        // An API may say anything.
+        spent.prompt_tokens = spent.prompt_tokens.saturating_add(prompt);
+        spent.completion_tokens = spent.completion_tokens.saturating_add(completion);
         spent.cost += self.limits.cost(prompt, completion);
     }
 }

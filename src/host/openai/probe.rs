@@ -99,7 +99,7 @@ impl OpenAi {
         let (body, start) = self.echo_body(&ask, text.as_bytes())?;
         let answer = match self.http.post(self.path(), &body, (self.http.estimate(&body), 1)).await {
             Ok(answer) => answer,
-            Err(Error::Upstream { status: Some(400..=499 | 500..=599), .. }) => return Ok(()),
+            Err(Error::Upstream { status: Some(400..=599), .. }) => return Ok(()),
             Err(error) => return Err(error),
         };
         let fits = |lag: usize| {

@@ -81,7 +81,8 @@ impl Frame {
                 json!({ "index": 0, "text": outcome.text, "logprobs": null, "finish_reason": finish }),
             ),
         };
-        object["usage"] = json!({ "completion_tokens": outcome.stats.tokens });
+        let (prompt, completion) = (outcome.stats.prompt_tokens, outcome.stats.tokens);
+        object["usage"] = json!({ "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion });
         object
     }
 }
