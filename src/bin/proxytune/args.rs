@@ -44,7 +44,7 @@ impl Cli {
 #[derive(Subcommand)]
 pub enum Command {
     /// Continue a prompt with the proxy-tuned host
-    Generate(Generate),
+    Generate(Box<Generate>),
     /// Look whether three models can work together, and what they need
     Check(Check),
     /// Time host, naive and lockstep proxy-tuning against the bare forward passes, in one run
