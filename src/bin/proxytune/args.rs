@@ -153,6 +153,19 @@ impl Shared {
         Ok(engine)
     }
 
+    /// For commands that need the host's weights.
+    ///
+    /// # Errors
+    /// For a host behind an API.
+    pub fn refuse_api(&self) -> Result<()> {
+        match self.trio.engine {
+            Engine::Openai => {
+                Err(Error::invalid("--engine", "openai", "llama: this command needs the host's file"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The configuration file with the flags laid over it, checked.
     pub fn config(&self) -> Result<Config> {
         let mut config = self.trio.config()?;
