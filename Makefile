@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test audit test-core test-mistralrs test-serve test-cpp test-python test-plugin test-vllm \
+.PHONY: help demo test audit test-core test-mistralrs test-serve test-cpp test-python test-plugin test-vllm test-openai \
     bench bench-vllm build install lint doc plugin install-deps target-dir
 
 # Outside the working tree, so that it outlives a fresh checkout. One already set is kept.
@@ -28,7 +28,7 @@ demo: build ## Build, check the tiny trio, show the host alone and proxy-tuned
 	@echo
 	@scripts/demo.sh $(PROXYTUNE) $(TRIO)
 
-# The sanitizers, llama-server, Python and vLLM have targets of their own: test-cpp, test-plugin, test-python, test-vllm.
+# The sanitizers, llama-server, Python and vLLM have targets of their own: test-cpp, test-openai, test-plugin, test-python, test-vllm.
 test: lint doc audit test-core test-mistralrs test-serve ## All that must hold before a change is taken (the first time about 40 minutes on two cores)
 	@CHECKS="plain install" scripts/test-cpp.sh
 
@@ -71,6 +71,9 @@ test-plugin: ## The plugin in an unmodified llama-server, which is built once (a
 
 test-serve: install-deps target-dir ## The server, by the official openai client; compiles mistral.rs (about 18 minutes on two cores)
 	@scripts/test-serve.sh
+
+test-openai: install-deps target-dir ## Hosts behind an API: unmodified llama-server and llama-cpp-python's server as black boxes
+	@scripts/test-openai.sh
 
 PREFIX ?= /usr/local
 CPP_BUILD_DIR ?= $(CARGO_TARGET_DIR)/cpp

@@ -110,6 +110,28 @@ pub enum Error {
         expected: usize,
     },
 
+    /// A host behind an API that refused a request, did not answer, or answered what makes no sense.
+    #[error("{url}: {what}; {help}")]
+    Upstream {
+        /// Where the request went.
+        url: String,
+        /// The HTTP status, where there was an answer.
+        status: Option<u16>,
+        /// What is wrong, in the API's own words where it said any.
+        what: String,
+        /// What to do.
+        help: String,
+        /// Whether the same request may succeed later.
+        transient: bool,
+    },
+
+    /// What may be spent on a host behind an API is spent.
+    #[error("{what}; raise it, or go on from the text so far")]
+    Budget {
+        /// Which limit, and how far it was used.
+        what: String,
+    },
+
     /// The thread that owns the proxies is gone.
     #[error("the proxies' runner has stopped: {0}")]
     Stopped(String),
@@ -132,6 +154,8 @@ impl Error {
             Self::Memory { .. } => "memory",
             Self::Engine { .. } => "engine",
             Self::Shape { .. } => "shape",
+            Self::Upstream { .. } => "upstream",
+            Self::Budget { .. } => "budget",
             Self::Stopped(_) => "stopped",
             Self::Interrupted => "interrupted",
         }

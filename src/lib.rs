@@ -21,7 +21,7 @@ pub mod host;
 pub mod pair;
 pub mod prompt;
 mod recent;
-#[cfg(feature = "serve")]
+#[cfg(any(feature = "serve", feature = "openai"))]
 pub mod serve;
 pub mod vocab;
 

@@ -16,7 +16,7 @@ const LAYERS: &[Layer] = &[
     ("backend", &["error", "vocab", "combine", "config"], &[]),
     ("pair", &["error", "vocab", "combine", "recent", "backend"], &["backend::llama"]),
     ("decode", &["error", "vocab", "combine", "config", "recent", "prompt", "backend", "pair", "host"], &[]),
-    ("eval", &["error", "vocab", "combine", "config", "prompt", "backend", "pair", "decode"], &[]),
+    ("eval", &["error", "vocab", "combine", "config", "prompt", "backend", "pair", "decode", "host"], &[]),
     ("host", &["error", "vocab", "combine", "config", "prompt", "backend", "pair", "decode"], &[]),
     ("serve", &["error", "vocab", "config", "prompt", "backend", "decode", "host"], &[]),
 ];

@@ -227,6 +227,31 @@ fn values_that_make_no_sense_are_refused_with_their_flag() {
 }
 
 #[test]
+fn a_host_behind_an_api_needs_its_flags_and_excludes_what_needs_its_file() {
+    // Nobody listens there: all but one of these are refused before anybody is asked.
+    let url = "http://127.0.0.1:9";
+    fn with<'a>(rest: &[&'a str]) -> Vec<&'a str> {
+        let flags =
+            ["generate", "--engine", "openai", "--prompt", "x", "--tuned", "tests/fixtures/tuned-f32.gguf"];
+        let untuned = ["--untuned", "tests/fixtures/untuned-f32.gguf"];
+        flags.into_iter().chain(untuned).chain(rest.iter().copied()).collect()
+    }
+    refuses(&with(&["--host-model", "m"]), &["--host-url"]);
+    refuses(&with(&["--host-url", url]), &["--host-model"]);
+    refuses(&with(&["--host-url", "ftp://x", "--host-model", "m"]), &["--host-url", "ftp://x"]);
+    refuses(&with(&["--host-url", url, "--host-model", "m", "--max-cost", "1"]), &["--max-cost", "--price"]);
+    refuses(
+        &with(&["--host-url", url, "--host-model", "m", "--host", "x.gguf"]),
+        &["--host", "--host-vocab"],
+    );
+    refuses(&with(&["--host-url", url, "--host-model", "m", "--host-timeout", "0"]), &["--host-timeout"]);
+    refuses(&with(&["--host-url", url, "--host-model", "m", "--host-retries", "0"]), &["cannot be reached"]);
+    refuses(&with_trio("bench", &["--engine", "openai"]), &["--engine"]);
+    #[cfg(not(feature = "serve"))]
+    refuses(&with_trio("serve", &[]), &["serve", "--engine openai"]);
+}
+
+#[test]
 fn a_negative_alpha_turns_the_shift_round() {
     let _turn = take_turns();
     let with_alpha = |alpha: &str| {

@@ -16,9 +16,12 @@ mod generation;
 mod html;
 mod journal;
 mod likelihood;
+#[cfg(feature = "openai")]
+mod picks;
 mod plot;
 mod prompts;
 mod reading;
+mod realtimeqa;
 mod report;
 mod rule;
 mod setup;
@@ -35,7 +38,10 @@ pub use column::Column;
 pub use generation::{GenerationOptions, Verdict};
 pub use html::html;
 pub use journal::Journal;
+#[cfg(feature = "openai")]
+pub use picks::{PickOptions, picks};
 pub use prompts::PromptOptions;
+pub use realtimeqa::Pick;
 pub use report::{Example, Metric, Report, Shifted, percent};
 pub use rule::Rule;
 pub use setup::{Listen, Progress, Setup, check_alphas};

@@ -1,5 +1,6 @@
-//! Task files in the forms in which TruthfulQA, GSM8K, TriviaQA and HumanEval are published.
+//! Task files in the forms in which TruthfulQA, GSM8K, TriviaQA, HumanEval and RealTime QA are published.
 
+use super::realtimeqa::{Pick, pick};
 use crate::error::{Error, Result};
 use flate2::read::MultiGzDecoder;
 use serde_json::Value;
@@ -19,11 +20,14 @@ pub enum Kind {
     TriviaQa,
     /// Functions that have to pass their tests.
     HumanEval,
+    /// Multiple choice by letter.
+    RealtimeQa,
 }
 
 impl Kind {
     /// Those that come as task files.
-    pub const TASKS: [Self; 4] = [Self::TruthfulQa, Self::Gsm8k, Self::TriviaQa, Self::HumanEval];
+    pub const TASKS: [Self; 5] =
+        [Self::TruthfulQa, Self::Gsm8k, Self::TriviaQa, Self::HumanEval, Self::RealtimeQa];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -33,6 +37,7 @@ impl Kind {
             Self::Gsm8k => "gsm8k",
             Self::TriviaQa => "triviaqa",
             Self::HumanEval => "humaneval",
+            Self::RealtimeQa => "realtimeqa",
         }
     }
 
@@ -58,7 +63,9 @@ impl Kind {
     fn of(record: &Value) -> Option<Self> {
         let has = |field: &str| record.get(field).is_some();
         let answer = |kind: fn(&Value) -> bool| record.get("answer").is_some_and(kind);
-        if has("mc1_targets") || has("mc2_targets") {
+        if has("question_sentence") && has("choices") {
+            Some(Self::RealtimeQa)
+        } else if has("mc1_targets") || has("mc2_targets") {
             Some(Self::TruthfulQa)
         } else if has("entry_point") || (has("prompt") && has("test")) {
             Some(Self::HumanEval)
@@ -77,6 +84,7 @@ impl Kind {
             Self::Gsm8k => "question and answer (a text)",
             Self::TriviaQa => "question and answer (with value and aliases)",
             Self::HumanEval => "task_id, prompt, entry_point and test",
+            Self::RealtimeQa => "question_sentence, choices and answer (places)",
         }
     }
 }
@@ -132,6 +140,8 @@ pub enum Items {
     Asks(Vec<Ask>),
     /// Of HumanEval.
     Problems(Vec<Problem>),
+    /// Of RealTime QA.
+    Picks(Vec<Pick>),
 }
 
 impl Items {
@@ -141,6 +151,7 @@ impl Items {
             Self::Questions(items) => items.len(),
             Self::Asks(items) => items.len(),
             Self::Problems(items) => items.len(),
+            Self::Picks(items) => items.len(),
         }
     }
 
@@ -202,6 +213,7 @@ pub fn read(path: &Path, kind: Option<Kind>, limit: Option<usize>) -> Result<(Ki
         Kind::Gsm8k => Items::Asks(records.map(limit, gsm8k)?),
         Kind::TriviaQa => Items::Asks(records.map(limit, triviaqa)?),
         Kind::HumanEval => Items::Problems(records.map(limit, problem)?),
+        Kind::RealtimeQa => Items::Picks(records.map(limit, pick)?),
         Kind::Text => return Err(Error::invalid("--as", "text", "the kind of a task")),
     };
     Ok((kind, items))
@@ -271,7 +283,7 @@ impl Records<'_> {
 }
 
 /// A value, or the field that is wrong and why.
-type Field<T> = std::result::Result<T, (String, String)>;
+pub(super) type Field<T> = std::result::Result<T, (String, String)>;
 
 fn kind_of(value: &Value) -> &'static str {
     match value {
@@ -284,12 +296,12 @@ fn kind_of(value: &Value) -> &'static str {
     }
 }
 
-fn wrong<T>(field: &str, value: Option<&Value>, expected: &str) -> Field<T> {
+pub(super) fn wrong<T>(field: &str, value: Option<&Value>, expected: &str) -> Field<T> {
     let given = value.map_or("it is missing", kind_of);
     Err((field.into(), format!("{given}, expected {expected}")))
 }
 
-fn string(record: &Value, field: &str) -> Field<String> {
+pub(super) fn string(record: &Value, field: &str) -> Field<String> {
     match record.get(field) {
         Some(Value::String(text)) => Ok(text.clone()),
         other => wrong(field, other, "a text"),

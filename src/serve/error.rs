@@ -44,6 +44,7 @@ impl ApiError {
     }
 
     /// What mistral.rs says of a request that it gave up. Its log has the whole; where functions lie is not for clients.
+    #[cfg(feature = "serve")]
     pub fn engine(said: &str) -> Self {
         let is_frame =
             |line: &str| line.trim_start().trim_start_matches(|c: char| c.is_ascii_digit()).starts_with(": ");
@@ -74,6 +75,7 @@ impl ApiError {
 }
 
 /// What a client gets when the engine has gone in the middle of its request. It is started again for the next one.
+#[cfg(feature = "serve")]
 pub fn stopped() -> ApiError {
     ApiError::internal("the engine stopped before the text was finished; try again")
 }
@@ -83,6 +85,14 @@ impl From<Error> for ApiError {
         match &error {
             Error::Invalid { name, .. } => Self::field(name.clone(), error.to_string()),
             Error::Length { .. } => Self::too_long(error.to_string()),
+            // With the status that it came with; what gave none is a bad gateway.
+            Error::Upstream { status, .. } => {
+                let status = status.and_then(|s| StatusCode::from_u16(s).ok()).filter(|s| s.as_u16() >= 400);
+                Self::new(status.unwrap_or(StatusCode::BAD_GATEWAY), error.to_string()).code("upstream")
+            }
+            Error::Budget { .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, error.to_string()).code("budget_exhausted")
+            }
             _ => Self::internal(error.to_string()),
         }
     }
@@ -105,7 +115,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "serve"))]
 mod tests {
     use super::*;
 

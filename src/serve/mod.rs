@@ -1,4 +1,5 @@
-//! mistral.rs's own OpenAI-compatible server, unmodified, with proxy-tuning in it.
+//! OpenAI-compatible servers: mistral.rs's own, unmodified, with proxy-tuning in it (feature `serve`), and a [`gateway`] in front
+//! of a host that is reached over an API (feature `openai`).
 //!
 //! ```text
 //! client ─► limits, key ─► /v1/chat/completions  ─► what is ours taken out ─► mistral.rs's parser ─┐
@@ -12,77 +13,51 @@
 //! engine's answers to their end, whatever becomes of the client; mistral.rs panics when it cannot answer.
 
 mod admission;
+#[cfg(feature = "serve")]
+mod app;
 mod auth;
 mod config;
+#[cfg(feature = "serve")]
 mod engine;
 mod error;
+#[cfg(feature = "openai")]
+pub mod gateway;
+#[cfg(feature = "serve")]
 mod job;
+#[cfg(feature = "serve")]
 mod metrics;
+#[cfg(feature = "serve")]
 mod parts;
 mod request;
+#[cfg(feature = "serve")]
 mod router;
+#[cfg(feature = "serve")]
 mod routes;
+#[cfg(feature = "serve")]
 mod sampling;
 mod stop;
+#[cfg(feature = "serve")]
 mod stream;
+#[cfg(feature = "serve")]
 mod whole;
+#[cfg(feature = "serve")]
 mod work;
 
 pub use config::ServeConfig;
 pub use stop::signal;
 
-use crate::decode::TunedPrompts;
+#[cfg(feature = "serve")]
+use app::App;
+#[cfg(feature = "serve")]
+pub use app::serve;
+
+use crate::config::Server;
 use crate::error::{Error, Result};
-use crate::host::mistralrs::{LoadOptions, ProxyTuning, load};
-use admission::Admission;
-use auth::Keys;
-use engine::Engine;
-use metrics::Metrics;
-use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpListener;
 
-/// What all requests share.
-struct App {
-    engine: Engine,
-    tuning: ProxyTuning,
-    prompts: TunedPrompts,
-    admission: Admission,
-    keys: Option<Keys>,
-    metrics: Metrics,
-}
-
-/// Loads the models, listens, and serves until `stop` comes; then lets running requests finish, for as long as the
-/// configuration says. `ready` is told the address once requests are taken.
-///
-/// # Errors
-/// When a model, a key or the address cannot be used.
-pub fn serve(
-    config: ServeConfig,
-    stop: impl Future<Output = ()> + Send + 'static,
-    ready: impl FnOnce(SocketAddr),
-) -> Result<()> {
-    let failed = |e: std::io::Error| Error::engine("server", format!("cannot start its threads: {e}"));
-    // Few: models have threads of their own.
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(failed)?;
-    let served = runtime.block_on(run(config, stop, ready));
-    // The engine's threads may be in a step for clients that were given up.
-    runtime.shutdown_timeout(Duration::from_millis(100));
-    served
-}
-
-async fn run(
-    config: ServeConfig,
-    stop: impl Future<Output = ()> + Send + 'static,
-    ready: impl FnOnce(SocketAddr),
-) -> Result<()> {
-    let mut stop = Box::pin(stop);
-    let server = config.config.server.clone();
-    // Before the models are read: it takes them long, and this may fail.
-    let keys = Keys::read(&server)?;
+/// Takes the address that a configuration names. `is_open`: nobody is asked for a key.
+async fn listen(server: &Server, is_open: bool) -> Result<(TcpListener, SocketAddr)> {
     let address = (server.host.as_str(), server.port);
     let expected = "an address and a free port of this machine";
     let refused = |e: std::io::Error| {
@@ -90,43 +65,8 @@ async fn run(
     };
     let listener = TcpListener::bind(address).await.map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
-    if keys.is_none() && !address.ip().is_loopback() {
+    if is_open && !address.ip().is_loopback() {
         tracing::warn!("{address} is open to other machines, and no key is asked for");
     }
-    let app = tokio::select! {
-        app = App::load(config, keys) => Arc::new(app?),
-        () = &mut stop => return Err(Error::Interrupted),
-    };
-    let router = router::router(app.clone(), &server).await?;
-    ready(address);
-    stop::serve(listener, router, app, stop, Duration::from_secs(server.shutdown_timeout)).await
-}
-
-impl App {
-    async fn load(config: ServeConfig, keys: Option<Keys>) -> Result<Self> {
-        let ServeConfig { config, model_id, chat_template, log } = config;
-        let server = &config.server;
-        let most_waiting = server.max_waiting;
-        let options = LoadOptions { model_id, sequences: server.max_seqs, chat_template, log };
-        let (mistralrs, host) = load(&config, &options).await?;
-        let sequences = host.shape.sequences.max(1);
-        if sequences == 1 && server.max_seqs > 1 {
-            tracing::warn!(
-                "one sequence runs at a time and others wait: on a CPU, mistral.rs computes batches wrongly"
-            );
-        }
-        let admission = Admission::new(sequences, most_waiting);
-        let template = host.chat_template.clone();
-        let most = mistralrs.max_sequence_length(None).ok().flatten().unwrap_or(usize::MAX);
-        let context = if config.host.ctx == 0 { most } else { most.min(config.host.ctx) };
-        let vocabulary = host.shape.vocabulary.len();
-        let proxies = tokio::task::spawn_blocking(move || ProxyTuning::new(config, &host)).await;
-        let tuning = proxies.map_err(|e| Error::engine("proxytune", e.to_string()))??;
-        let own = &tuning.config().proxy_tuning.tuned_prompt;
-        let tuned = tuning.proxies().models()[0].clone();
-        let prompts = TunedPrompts::new(tuned, template.as_deref(), own)?;
-        let engine = Engine::new(mistralrs, context, vocabulary, template.is_some());
-        let metrics = Metrics::new(&tuning);
-        Ok(Self { engine, tuning, prompts, admission, keys, metrics })
-    }
+    Ok((listener, address))
 }

@@ -2,6 +2,7 @@
 
 use super::error::{ApiError, ApiResult};
 use crate::prompt::Message;
+#[cfg(any(test, feature = "serve"))]
 use crate::vocab::Token;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -46,10 +47,23 @@ impl Fields {
     }
 
     /// Takes a field out and reads it; `None` where it is missing or null.
-    fn take<T: DeserializeOwned>(&mut self, name: &str) -> ApiResult<Option<T>> {
+    pub fn take<T: DeserializeOwned>(&mut self, name: &str) -> ApiResult<Option<T>> {
         match self.0.remove(name) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => read(value, name).map(Some),
+        }
+    }
+
+    /// Refuses a field that is set to anything but `harmless` values, where it cannot be honoured.
+    ///
+    /// # Errors
+    /// 400 that names the field.
+    pub fn refuse(&mut self, name: &str, harmless: &[Value], why: &str) -> ApiResult<()> {
+        match self.0.remove(name) {
+            Some(value) if !value.is_null() && !harmless.contains(&value) => {
+                Err(ApiError::invalid(name, value, why))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -71,6 +85,7 @@ impl Fields {
     }
 
     /// A completion's prompt where it is given as token numbers, with a text put in its place.
+    #[cfg(any(test, feature = "serve"))]
     pub fn prompt_tokens(&mut self) -> ApiResult<Option<Vec<Token>>> {
         let Some(prompt) = self.0.get_mut("prompt") else { return Ok(None) };
         let Value::Array(items) = prompt else { return Ok(None) };
@@ -100,6 +115,7 @@ impl Fields {
     }
 
     /// What mistral.rs reads.
+    #[cfg(any(test, feature = "serve"))]
     pub fn into<T: DeserializeOwned>(self) -> ApiResult<T> {
         read(Value::Object(self.0), "")
     }

@@ -1,10 +1,8 @@
 //! From the wish to stop to the end of the last request.
 
-use super::App;
 use crate::error::{Error, Result};
 use axum::Router;
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -31,19 +29,19 @@ pub async fn signal() {
     }
 }
 
-/// Serves until `stop`; then takes no more requests, turns away those that wait, and gives those that run `grace` to finish.
+/// Serves until `stop`; then takes no more requests, turns away those that wait by `close`, and gives those that run `grace` to
+/// finish.
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
-    app: Arc<App>,
+    close: impl FnOnce() + Send + 'static,
     stop: impl Future<Output = ()> + Send + 'static,
     grace: Duration,
 ) -> Result<()> {
     let (stopping, stopped) = oneshot::channel();
     let told = async move {
         stop.await;
-        tracing::info!(running = app.admission.running(), "stopping");
-        app.admission.close();
+        close();
         let _ = stopping.send(());
     };
     let serving = axum::serve(listener, router).with_graceful_shutdown(told);

@@ -187,6 +187,12 @@ impl LlamaModel {
         })
     }
 
+    /// The token that ends a text, where the model has one.
+    pub fn end(&self) -> Option<Token> {
+        // SAFETY: the vocabulary is alive.
+        Token::try_from(unsafe { sys::llama_vocab_eos(self.vocab()) }).ok()
+    }
+
     /// Whether a token ends the generation.
     pub fn is_end(&self, token: Token) -> bool {
         // SAFETY: the vocabulary is alive and the token within it.

@@ -1,7 +1,7 @@
 //! What can be said on the command line. Flags win over the configuration file.
 
 pub mod eval;
-#[cfg(feature = "serve")]
+pub mod host;
 pub mod serve;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -44,15 +44,14 @@ impl Cli {
 #[derive(Subcommand)]
 pub enum Command {
     /// Continue a prompt with the proxy-tuned host
-    Generate(Generate),
+    Generate(Box<Generate>),
     /// Look whether three models can work together, and what they need
     Check(Check),
     /// Time host, naive and lockstep proxy-tuning against the bare forward passes, in one run
     Bench(Bench),
     /// Score host, proxies and shifted host on a text or a task, over a sweep of alpha
     Eval(Box<eval::Eval>),
-    /// Serve the proxy-tuned host over HTTP, as OpenAI's interface, in mistral.rs
-    #[cfg(feature = "serve")]
+    /// Serve the proxy-tuned host over HTTP, as OpenAI's interface: in mistral.rs, or as a gateway with --engine openai
     Serve(Box<serve::Serve>),
 }
 
@@ -107,6 +106,8 @@ pub enum Engine {
     Llama,
     /// mistral.rs for the host, llama.cpp for the proxies; in builds with the feature `mistralrs`
     Mistralrs,
+    /// A host behind an OpenAI-compatible API (--host-url), llama.cpp for the proxies
+    Openai,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -144,12 +145,25 @@ impl Shared {
     /// # Errors
     /// For an engine that this build has not.
     pub fn engine(&self) -> Result<Engine> {
-        let engine = self.trio.engine;
+        let engine = self.trio.engine();
         if engine == Engine::Mistralrs && cfg!(not(feature = "mistralrs")) {
             let expected = "llama, or a build with mistral.rs in it: make build FEATURES=serve";
             return Err(Error::invalid("--engine", "mistralrs, which this build has not", expected));
         }
         Ok(engine)
+    }
+
+    /// For commands that need the host's weights.
+    ///
+    /// # Errors
+    /// For a host behind an API.
+    pub fn refuse_api(&self) -> Result<()> {
+        match self.trio.engine {
+            Engine::Openai => {
+                Err(Error::invalid("--engine", "openai", "llama: this command needs the host's file"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The configuration file with the flags laid over it, checked.
@@ -162,6 +176,11 @@ impl Shared {
 }
 
 impl Trio {
+    /// Who runs the host.
+    pub fn engine(&self) -> Engine {
+        self.engine
+    }
+
     /// The configuration file with the flags laid over it, checked.
     pub fn config(&self) -> Result<Config> {
         let config = self.config.as_deref().map(Config::read).transpose()?;
@@ -209,6 +228,8 @@ pub struct Generate {
     /// End the text before this string; may be given several times
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
+    #[command(flatten)]
+    pub api: host::Api,
     /// Run the host alone, through the same path
     #[arg(long)]
     pub no_proxy: bool,

@@ -25,6 +25,7 @@ struct Row {
 
 pub fn run(args: &Check) -> Result<ExitCode> {
     let config = args.shared.config()?;
+    args.shared.refuse_api()?;
     let tuning = &config.proxy_tuning;
     let host = open(&config.host.model, "--host")?;
     let tuned = open(&tuning.tuned, "--tuned")?;

@@ -6,7 +6,6 @@ mod check;
 mod eval;
 mod generate;
 mod progress;
-#[cfg(feature = "serve")]
 mod serve;
 #[cfg(feature = "mistralrs")]
 mod session;
@@ -22,6 +21,12 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 fn interrupted() -> bool {
     INTERRUPTED.load(Relaxed)
+}
+
+/// Threads for what waits on the network; models have threads of their own.
+fn runtime() -> proxytune::Result<tokio::runtime::Runtime> {
+    let failed = |e: std::io::Error| Error::engine("tokio", e.to_string());
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(failed)
 }
 
 fn main() -> ExitCode {
@@ -50,7 +55,6 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Eval(args) => eval::run(args),
-        #[cfg(feature = "serve")]
         Command::Serve(args) => serve::run(args),
     };
     match outcome {

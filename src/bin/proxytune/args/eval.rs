@@ -20,6 +20,8 @@ pub struct Eval {
     pub trio: Trio,
     #[command(flatten)]
     pub source: Source,
+    #[command(flatten)]
+    pub api: super::host::Api,
     /// What the task file is [default: seen from its fields]
     #[arg(long = "as", value_name = "FORMAT", value_parser = kind, conflicts_with = "text")]
     pub kind: Option<Kind>,
@@ -82,7 +84,7 @@ pub struct Source {
     /// A text, scored in bits per byte
     #[arg(long, value_name = "F")]
     pub text: Option<PathBuf>,
-    /// A task file as published by TruthfulQA, GSM8K, TriviaQA or HumanEval; may be gzipped
+    /// A task file as published by TruthfulQA, GSM8K, TriviaQA, HumanEval or RealTime QA; may be gzipped
     #[arg(long, value_name = "F")]
     pub task: Option<PathBuf>,
 }
@@ -134,6 +136,11 @@ fn kind(text: &str) -> std::result::Result<Kind, String> {
 }
 
 impl Eval {
+    /// The file that is scored.
+    pub fn source(&self) -> &std::path::Path {
+        self.source.text.as_deref().or(self.source.task.as_deref()).unwrap_or(std::path::Path::new(""))
+    }
+
     /// How prompts are put.
     pub fn prompts(&self) -> Result<PromptOptions> {
         let preamble = self.preamble.as_deref().map_or(Ok(String::new()), eval::read_text)?;

@@ -11,7 +11,9 @@ use std::path::PathBuf;
 #[derive(Args)]
 pub struct Serve {
     #[command(flatten)]
-    trio: Trio,
+    pub trio: Trio,
+    #[command(flatten)]
+    pub api: super::host::Api,
     /// Weight of the shift [default: 1]; requests may carry another
     #[arg(long, allow_negative_numbers = true)]
     alpha: Option<f32>,

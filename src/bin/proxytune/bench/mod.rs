@@ -25,6 +25,7 @@ const PROMPT: usize = 32;
 
 pub fn run(args: &Bench) -> Result<ExitCode> {
     let config = args.shared.config()?;
+    args.shared.refuse_api()?;
     let sampler = args.sampling.options()?;
     for (name, value) in [("--tokens", args.tokens), ("--rounds", args.rounds)] {
         if value < 2 {

@@ -1,6 +1,7 @@
 //! `proxytune eval`: does proxy-tuning help these models, and at which alpha?
 
 mod output;
+mod picks;
 mod table;
 
 use crate::args::Format;
@@ -13,7 +14,6 @@ use proxytune::eval::{
 };
 use proxytune::{Error, Result};
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::process::ExitCode;
 
 /// Weights of a sweep that shares its forward passes.
@@ -54,7 +54,7 @@ impl Task {
 
     /// Whether every alpha comes from the same forward passes.
     fn shares_passes(&self) -> bool {
-        matches!(self.kind(), Kind::Text | Kind::TruthfulQa)
+        matches!(self.kind(), Kind::Text | Kind::TruthfulQa | Kind::RealtimeQa)
     }
 }
 
@@ -67,14 +67,32 @@ pub fn run(args: &Eval) -> Result<ExitCode> {
     args.rule.as_deref().map(Rule::parse).transpose()?;
     args.generation(task.kind())?;
     let report_file = args.report.as_deref().map(ReportFile::open).transpose()?;
-    let mut journal = open_journal(args, &config, &task)?;
-    let mut setup = setup(args, config, alphas)?;
+    let mut named = config.clone();
+    named.host.model = picks::host_name(args, &config)?;
+    let mut journal = open_journal(args, &named, &task)?;
     let mut bar = Progress::new("{msg} {bar:30} {pos}/{len}  {eta} left");
-    let calibration = match &calibration {
-        Some(text) => Some(calibrate(&mut setup, text, args.window, &mut bar)?),
-        None => None,
+    let (outcome, calibration) = match &task {
+        Task::Items(_, Items::Picks(questions)) => {
+            if calibration.is_some() || args.direct.is_some() {
+                let expected = "neither, for a task with choices named by letters";
+                return Err(Error::invalid("--direct or --alpha auto", "a value", expected));
+            }
+            (picks::run(args, &config, questions, &alphas, &mut journal.journal, &mut bar), None)
+        }
+        _ => {
+            picks::refuse_others(args)?;
+            let mut setup = setup(args, config, alphas)?;
+            let calibration = match &calibration {
+                Some(text) => Some(calibrate(&mut setup, text, args.window, &mut bar)?),
+                None => None,
+            };
+            (evaluate(args, &setup, &task, &mut journal.journal, &mut bar), calibration)
+        }
     };
-    let outcome = evaluate(args, &setup, &task, &mut journal.journal, &mut bar);
+    let outcome = outcome.map(|mut report| {
+        report.source = args.source().display().to_string();
+        report
+    });
     bar.clear();
     if let (Err(Error::Interrupted), Some(path)) = (&outcome, journal.path()) {
         anstream::eprintln!(
@@ -160,7 +178,6 @@ fn evaluate(
     journal: &mut Journal,
     bar: &mut Progress,
 ) -> Result<Report> {
-    let source = args.source.text.as_deref().or(args.source.task.as_deref()).unwrap_or(Path::new(""));
     let mut listen = listen(bar, if task.shares_passes() { "scoring" } else { "generating" });
     let mut report = match task {
         Task::Text(text) => eval::text(setup, text, args.window, journal, &mut listen)?,
@@ -174,8 +191,10 @@ fn evaluate(
         Task::Items(kind, Items::Problems(problems)) => {
             code(args, setup, problems, &args.generation(*kind)?, journal, &mut listen)?
         }
+        Task::Items(_, Items::Picks(_)) => {
+            return Err(Error::invalid("--task", "choices by letter", "picks"));
+        }
     };
-    report.source = source.display().to_string();
     report.settings = settings(args, setup);
     Ok(report)
 }
@@ -221,6 +240,17 @@ pub fn contained() -> Option<ExitCode> {
         contain::INMATE => Some(contain::inmate(&orders).into()),
         _ => None,
     }
+}
+
+/// The same of an evaluation by letters.
+fn settings_of_models(args: &Eval, config: &Config) -> Vec<(String, String)> {
+    let tuning = &config.proxy_tuning;
+    let host = picks::host_name(args, config).ok().flatten();
+    let models = [("host", &host), ("tuned proxy", &tuning.tuned), ("untuned proxy", &tuning.untuned)];
+    models
+        .into_iter()
+        .filter_map(|(name, path)| Some((name.into(), path.as_ref()?.display().to_string())))
+        .collect()
 }
 
 /// What a reader of the report wants to know of how it was measured.

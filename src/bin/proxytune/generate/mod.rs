@@ -2,6 +2,7 @@
 
 #[cfg(feature = "mistralrs")]
 mod mistral;
+pub mod openai;
 mod output;
 mod prompt;
 
@@ -22,6 +23,9 @@ pub fn run(args: &Generate) -> Result<ExitCode> {
     let sampler = args.sampling.options()?;
     if args.max_tokens == 0 {
         return Err(Error::invalid("--max-tokens", 0, "at least 1"));
+    }
+    if args.shared.engine()? == crate::args::Engine::Openai {
+        return openai::run(args, &config);
     }
     let text = read_prompt(&args.prompt)?;
     let engine = load_engine(args, &config)?;

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# test-openai.sh: builds proxytune and an unmodified llama-server, and runs tests/openai: that server and llama-cpp-python's, which
+# needs no build of its own, as black boxes. TESTS names some of them, as pytest takes them; RECORD=1 records anew what cargo's tests
+# replay.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+cache=${PROXYTUNE_CACHE_DIR:-$HOME/.cache/proxytune-openai}
+requirements=tests/openai/requirements.txt
+if ! cmp -s "$requirements" "$cache/venv/requirements.txt"; then
+    python3 -m venv --clear "$cache/venv"
+    "$cache/venv/bin/pip" install -q --disable-pip-version-check -r "$requirements"
+    cp "$requirements" "$cache/venv/"
+fi
+LLAMA_BIN=$(scripts/llama-server.sh)
+LLAMA_CPP_PYTHON=$(cd "$(scripts/llama-server.sh --source)/../.." && pwd)
+export LLAMA_BIN LLAMA_CPP_PYTHON
+cargo build --release --locked
+export PROXYTUNE=$CARGO_TARGET_DIR/release/proxytune
+# shellcheck disable=SC2086
+exec "$cache/venv/bin/python" -m pytest -q -p no:cacheprovider tests/openai ${TESTS:-}

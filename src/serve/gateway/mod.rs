@@ -1,0 +1,140 @@
+//! A gateway in front of a host that is reached over an API: clients change their base URL, and get its proxy-tuned text.
+//!
+//! *Architecture invariant: nothing outlives its client.* A request's calls to the host hang on the future that answers it; when the
+//! client leaves, that is dropped, and with it the connection to the host.
+
+mod answer;
+mod request;
+mod routes;
+
+use super::admission::Admission;
+use super::auth::Keys;
+use super::{listen, stop};
+use crate::config::{OnError, Server, Speculate};
+use crate::error::{Error, Result};
+use crate::host::blackbox::{Advisers, Ids, Way};
+use crate::host::openai::{Form, OpenAi};
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A host in the forms that it has, and its proxies.
+pub struct Backing {
+    /// `/v1/completions`, where the host has them.
+    pub completions: Option<OpenAi>,
+    /// `/v1/chat/completions`, where the host has them.
+    pub chat: Option<OpenAi>,
+    /// The proxies.
+    pub advisers: Arc<Advisers>,
+    /// Where their tokens stand in the host's vocabulary.
+    pub ids: Ids,
+}
+
+/// What requests do not say themselves.
+#[derive(Debug, Clone, Default)]
+pub struct Defaults {
+    /// Weight of the shift.
+    pub alpha: f32,
+    /// System prompt for the tuned proxy alone.
+    pub tuned_system: Option<String>,
+    /// How texts are shifted.
+    pub way: Way,
+    /// Whether one call looks at several tokens.
+    pub speculate: Speculate,
+    /// What happens where a proxy fails.
+    pub on_error: OnError,
+}
+
+/// What all requests share.
+struct App {
+    backing: Backing,
+    defaults: Defaults,
+    admission: Admission,
+    keys: Option<Keys>,
+}
+
+impl App {
+    fn host(&self, form: Form) -> Option<&OpenAi> {
+        if form == Form::Chat { self.backing.chat.as_ref() } else { self.backing.completions.as_ref() }
+    }
+
+    fn model(&self) -> &str {
+        let Backing { completions, chat, .. } = &self.backing;
+        completions.as_ref().or(chat.as_ref()).map_or("", OpenAi::model)
+    }
+}
+
+/// A gateway with its address taken.
+pub struct Gateway {
+    keys: Option<Keys>,
+    server: Server,
+    listener: tokio::net::TcpListener,
+    address: SocketAddr,
+}
+
+impl Gateway {
+    /// Takes the address, and reads the keys that clients must show: before models are read, since it may fail.
+    ///
+    /// # Errors
+    /// When a key or the address cannot be used.
+    pub async fn bind(server: &Server) -> Result<Self> {
+        if !server.allowed_origins.is_empty() {
+            let expected = "none: the gateway is not for web pages";
+            return Err(Error::invalid(
+                "server.allowed_origins",
+                server.allowed_origins.join(", "),
+                expected,
+            ));
+        }
+        let keys = Keys::read(server)?;
+        let (listener, address) = listen(server, keys.is_none()).await?;
+        Ok(Self { keys, server: server.clone(), listener, address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `stop` comes; then lets running requests finish, for as long as the configuration says.
+    ///
+    /// # Errors
+    /// When the host has none of the two forms, or the listener fails.
+    pub async fn serve(
+        self,
+        backing: Backing,
+        defaults: Defaults,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<()> {
+        let Self { keys, server, listener, .. } = self;
+        if backing.completions.is_none() && backing.chat.is_none() {
+            return Err(Error::invalid(
+                "--host-api",
+                "a host without completions and chat",
+                "one of the two",
+            ));
+        }
+        let admission = Admission::new(server.max_seqs, server.max_waiting);
+        let app = Arc::new(App { backing, defaults, admission, keys });
+        let router = Router::new()
+            .route("/v1/completions", post(routes::completion))
+            .route("/v1/chat/completions", post(routes::chat))
+            .route("/v1/models", get(routes::models))
+            .route("/health", get(|| async { "ok" }))
+            .fallback(routes::unknown)
+            .layer(DefaultBodyLimit::max(server.max_body << 20))
+            .layer(from_fn_with_state(app.clone(), routes::with_key))
+            .with_state(app.clone());
+        let grace = Duration::from_secs(server.shutdown_timeout);
+        let close = move || {
+            tracing::info!(running = app.admission.running(), waiting = app.admission.waiting(), "stopping");
+            app.admission.close();
+        };
+        stop::serve(listener, router, close, stop, grace).await
+    }
+}
