@@ -3,12 +3,12 @@
 use crate::args::Engine;
 use crate::args::host::Api;
 use crate::args::serve::Serve;
+use proxytune::Result;
 use proxytune::config::Config;
 use proxytune::host::blackbox::{Advisers, Ids};
 use proxytune::host::openai::{Form, OpenAi};
 use proxytune::serve::gateway::{Backing, Defaults, Gateway};
 use proxytune::serve::signal;
-use proxytune::{Error, Result};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ fn in_mistral(config: proxytune::serve::ServeConfig) -> Result<ExitCode> {
 #[cfg(not(feature = "serve"))]
 fn in_mistral(_: proxytune::serve::ServeConfig) -> Result<ExitCode> {
     let expected = "--engine openai for a host behind an API, or a build with mistral.rs in it: make build FEATURES=serve";
-    Err(Error::invalid("serve", "a host in this process", expected))
+    Err(proxytune::Error::invalid("serve", "a host in this process", expected))
 }
 
 /// In front of a host behind an API.
