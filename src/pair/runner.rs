@@ -36,6 +36,7 @@ pub struct RunnerStats {
     computed_tokens: AtomicU64,
     offsets: AtomicU64,
     failures: AtomicU64,
+    late: AtomicU64,
     tuned_us: AtomicU64,
     untuned_us: AtomicU64,
 }
@@ -71,6 +72,7 @@ counters! {
     computed_tokens: "Tokens that the proxies computed. Those of the histories beyond that stood in their caches already.",
     offsets: "Offsets handed out.",
     failures: "Wishes that ended in an error.",
+    late: "Rounds that a proxy did not end in time.",
     tuned_us: "Time in the tuned proxy's engine, microseconds.",
     untuned_us: "Time in the untuned proxy's engine, microseconds.",
 }
@@ -319,6 +321,7 @@ impl Owner {
 
     fn count(&self) {
         let [tuned, untuned] = self.pair.usage();
+        self.stats.late.store(self.pair.late_rounds(), Relaxed);
         self.stats.computed_tokens.store(tuned.tokens + untuned.tokens, Relaxed);
         self.stats.tuned_us.store(tuned.time.as_micros() as u64, Relaxed);
         self.stats.untuned_us.store(untuned.time.as_micros() as u64, Relaxed);
