@@ -63,8 +63,8 @@ impl Models {
             let options = LoadOptions {
                 gpu_layers,
                 device: device.clone(),
-                vocab_only: false,
                 progress: Some(&mut report),
+                ..LoadOptions::default()
             };
             LlamaModel::load(path, options).map(Arc::new)
         };
@@ -190,6 +190,11 @@ fn context(
     let options =
         ContextOptions { name: format!("the {name}"), slots, context, batch: 512, pool, pool_alone };
     let context = LlamaContext::new(model.clone(), &options)?;
+    #[cfg(feature = "fault-injection")]
+    if let Some(path) = std::env::var_os("PROXYTUNE_FAULT").filter(|_| name == NAMES[1]) {
+        use crate::backend::faulty::{Faulty, Switch};
+        return Ok(CachedModel::new(options.name, Faulty::new(context, Switch::of_file(path.into()))));
+    }
     Ok(CachedModel::new(options.name, context))
 }
 
