@@ -2,9 +2,8 @@
 
 use super::cached::{CachedModel, Usage, Work};
 use super::plan::SequenceId;
+use super::sync::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, thread};
 use crate::error::{Error, Result};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 /// A model, and a thread that it can be sent to for a pass.
@@ -23,7 +22,7 @@ pub(super) struct Lane {
 struct Helper {
     orders: Sender<(Box<CachedModel>, Work)>,
     done: Receiver<(Box<CachedModel>, Work)>,
-    thread: JoinHandle<()>,
+    thread: thread::JoinHandle<()>,
 }
 
 fn gone() -> Error {
@@ -51,14 +50,14 @@ impl Lane {
         let (orders, inbox) = bounded::<(Box<CachedModel>, Work)>(1);
         let (outbox, done) = bounded(1);
         let serve = move || {
-            for (mut model, mut work) in inbox {
+            while let Ok((mut model, mut work)) = inbox.recv() {
                 model.advance(&mut work);
                 if outbox.send((model, work)).is_err() {
                     return;
                 }
             }
         };
-        let thread = std::thread::Builder::new()
+        let thread = thread::Builder::new()
             .name(format!("proxytune-{name}"))
             .spawn(serve)
             .map_err(|e| Error::engine(name, format!("cannot start its thread: {e}")))?;

@@ -11,6 +11,7 @@ mod lane;
 pub mod plan;
 mod runner;
 mod sequence;
+mod sync;
 
 pub use cached::{CachedModel, Usage, Work};
 pub use history::History;

@@ -1,11 +1,9 @@
 //! The thread that owns a pair and batches whatever sequences wait for.
 
+use super::sync::{Arc, Mutex, PoisonError, Receiver, Sender, TryRecvError, thread, unbounded};
 use super::{History, Pair, SequenceId};
 use crate::error::{Error, Result};
-use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 /// A wish for the offsets at the last `rows` positions of a history.
@@ -83,7 +81,7 @@ counters! {
 /// After it is dropped, sequences that outlive it get [`Error::Stopped`].
 pub struct Runner {
     inbox: Sender<Message>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<thread::JoinHandle<()>>,
     /// The owner, where it has no thread.
     here: Option<Arc<Mutex<Owner>>>,
     stats: Arc<RunnerStats>,
@@ -99,7 +97,7 @@ impl Runner {
     /// When the thread cannot be started.
     pub fn new(pair: Pair) -> Result<Self> {
         let (mut runner, mut owner) = Self::with_owner(pair);
-        let thread = std::thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("proxytune-runner".into())
             .spawn(move || owner.serve())
             .map_err(|e| Error::engine("runner", format!("cannot start its thread: {e}")))?;
