@@ -82,16 +82,15 @@ impl Lane {
 
     /// Ends the pass begun by [`Lane::start`]. Where that has not ended by `until`, the pass goes on by itself, is
     /// waited for no more ([`Lane::is_late`]), and there is no work to return. A lane with a thread computes there, if
-    /// `until` is given: nobody can be taken off a pass of his own.
+    /// `until` is given: nobody can be taken off a pass of his own. Without `begin` what has not begun is given back as it is.
     ///
     /// # Errors
     /// [`Error::Stopped`] when the lane's thread is gone, and its model with it.
-    pub(super) fn finish(&mut self, until: Option<Instant>) -> Result<Option<Work>> {
-        if let (Some(until), Some(helper)) = (until, &self.helper)
+    pub(super) fn finish(&mut self, until: Option<Instant>, begin: bool) -> Result<Option<Work>> {
+        if let (Some(_), Some(helper)) = (until, &self.helper)
             && let Some(work) = self.held.take()
         {
-            if Instant::now() >= until {
-                // The other proxy has used up the time.
+            if !begin {
                 return Ok(Some(work));
             }
             self.model.take().map(|model| helper.orders.send((model, work)));

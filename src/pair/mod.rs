@@ -243,8 +243,9 @@ impl Pair {
             return Ok(());
         }
         let until = self.breaker.deadline(Instant::now());
-        let tuned = self.tuned.finish(until);
-        let untuned = self.untuned.finish(until);
+        let tuned = self.tuned.finish(until, true);
+        // Nothing is begun once the time is used up.
+        let untuned = self.untuned.finish(until, !matches!(tuned, Ok(None)));
         let works = [tuned?, untuned?];
         let Some(lost) = works.iter().position(Option::is_none) else {
             self.works = Some(works.map(Option::unwrap_or_default));
