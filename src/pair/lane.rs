@@ -93,7 +93,9 @@ impl Lane {
             if !begin {
                 return Ok(Some(work));
             }
-            self.model.take().map(|model| helper.orders.send((model, work)));
+            if let Some(model) = self.model.take() {
+                drop(helper.orders.send((model, work)));
+            }
         }
         let (model, work) = match (self.model.take(), self.held.take()) {
             (Some(mut model), Some(mut work)) => {
