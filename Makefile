@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test audit test-core test-mistralrs test-serve test-cpp test-python test-plugin test-vllm test-openai \
+.PHONY: help demo test audit test-core test-mistralrs test-openai test-orders test-serve test-cpp test-python test-plugin test-vllm \
     bench bench-vllm build install lint doc plugin install-deps target-dir
 
 # Outside the working tree, so that it outlives a fresh checkout. One already set is kept.
@@ -68,6 +68,10 @@ plugin: install-deps ## The plugin for llama.cpp programs: make plugin LLAMA_DIR
 
 test-plugin: ## The plugin in an unmodified llama-server, which is built once (about ten minutes on two cores)
 	@scripts/test-plugin.sh $(MAKE)
+
+test-orders: ## The runner in many orders of events; SHUTTLE_ITERATIONS asks for more
+	RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)-orders" \
+	    cargo test --release --locked --no-default-features --test interleavings
 
 test-serve: install-deps target-dir ## The server, by the official openai client; compiles mistral.rs (about 18 minutes on two cores)
 	@scripts/test-serve.sh

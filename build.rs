@@ -2,6 +2,7 @@
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rustc-check-cfg=cfg(llama_use_mmap)");
     #[cfg(feature = "llama-system")]
     system::generate();
 }
@@ -21,6 +22,10 @@ mod system {
 
     pub fn generate() {
         let bindings = bindings(&include_dirs());
+        // Before there were several ways to load a model there was one switch.
+        if bindings.contains("use_mmap") {
+            println!("cargo:rustc-cfg=llama_use_mmap");
+        }
         let file = syn::parse_file(&bindings).expect("bindgen writes Rust");
         let wanted = functions();
         let mut items = Vec::new();

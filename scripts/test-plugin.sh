@@ -1,13 +1,19 @@
 #!/usr/bin/env bash
 # test-plugin.sh MAKE: builds llama-server and the plugin for it, lints the plugin, and runs tests/plugin.
-# TESTS names some of them, as python's unittest takes them, for instance TESTS=Greedy.
+# TESTS names some of them, as python's unittest takes them, for instance TESTS="test_plugin.Greedy test_faults".
 set -euo pipefail
 cd "$(dirname "$0")/.."
 LLAMA_BIN=$(scripts/llama-server.sh)
 LLAMA_DIR=$(scripts/llama-server.sh --source)
 export LLAMA_BIN LLAMA_DIR
+release=$CARGO_TARGET_DIR/release
+# Its proxies fail on command, for tests/plugin/test_faults.py.
+cargo build --release --locked -p proxytune-llama --features fault-injection
+cp "$release/libproxytune_llama.so" "$release/libproxytune_llama_faults.so"
 "$1" plugin LLAMA_DIR="$LLAMA_DIR"
 scripts/component.sh clippy clippy && cargo clippy --release --locked -p proxytune-llama -- -D warnings
-export PROXYTUNE_PLUGIN=$CARGO_TARGET_DIR/release/libproxytune_llama.so
+export PROXYTUNE_PLUGIN=$release/libproxytune_llama.so
+export PROXYTUNE_PLUGIN_FAULTS=$release/libproxytune_llama_faults.so
+cd tests/plugin
 # shellcheck disable=SC2086
-exec python3 tests/plugin/test_plugin.py ${TESTS:-}
+exec python3 -m unittest -v ${TESTS:-test_plugin test_faults}

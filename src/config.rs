@@ -9,6 +9,7 @@ pub use server::Server;
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// All of it. Every key has a default but the models.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -50,6 +51,8 @@ pub struct ProxyTuning {
     pub speculate: Speculate,
     /// What happens to a request whose proxies fail.
     pub on_error: OnError,
+    /// Seconds that a round of the proxies may keep anybody waiting; 0: as long as it takes.
+    pub proxy_timeout: f64,
     /// Sequences kept in the proxies' caches.
     pub slots: usize,
     /// Tokens a slot holds; 0: what the proxy was trained on.
@@ -74,6 +77,7 @@ impl Default for ProxyTuning {
             alpha: 1.0,
             speculate: Speculate::Auto,
             on_error: OnError::Host,
+            proxy_timeout: 0.0,
             slots: 16,
             ctx: 0,
             threads: 0,
@@ -82,6 +86,13 @@ impl Default for ProxyTuning {
             device: None,
             tuned_prompt: TunedPrompt::default(),
         }
+    }
+}
+
+impl ProxyTuning {
+    /// `proxy_timeout` as a time; `None` for none.
+    pub fn time_limit(&self) -> Option<Duration> {
+        Duration::try_from_secs_f64(self.proxy_timeout).ok().filter(|limit| !limit.is_zero())
     }
 }
 
@@ -185,6 +196,11 @@ impl Config {
     pub fn check(&self) -> Result<()> {
         let tuning = &self.proxy_tuning;
         check_alpha(tuning.alpha)?;
+        let seconds = tuning.proxy_timeout;
+        if seconds != 0.0 && !(0.001..=86400.0).contains(&seconds) {
+            let expected = "seconds from 0.001 to 86400, or 0 for no limit";
+            return Err(Error::invalid("--proxy-timeout", seconds, expected));
+        }
         if !(1..=256).contains(&tuning.slots) {
             return Err(Error::invalid("slots", tuning.slots, "1 to 256"));
         }
@@ -220,6 +236,7 @@ mod tests {
             alpha = 0.5
             speculate = "auto"
             on_error = "stop"
+            proxy_timeout = 2.5
             slots = 8
             placement = "in-turn"
             [proxy_tuning.tuned_prompt]
@@ -232,6 +249,7 @@ mod tests {
         assert_eq!(config.proxy_tuning.alpha, 0.5);
         assert_eq!(config.proxy_tuning.on_error, OnError::Stop);
         assert_eq!(config.proxy_tuning.placement, Placement::InTurn);
+        assert_eq!(config.proxy_tuning.time_limit(), Some(Duration::from_millis(2500)));
         assert_eq!(config.server, Server { port: 9000, ..Server::default() });
         config.check().unwrap();
     }
@@ -256,6 +274,20 @@ mod tests {
         assert_eq!(read("'off'").unwrap().proxy_tuning.speculate, Speculate::Off);
         assert!(read("17").unwrap_err().0.contains("got 17, expected off, auto"));
         assert!("0".parse::<Speculate>().is_err() && "auto".parse::<Speculate>().is_ok());
+    }
+
+    #[test]
+    fn a_time_limit_is_none_or_within_reason() {
+        let with = |seconds| {
+            let mut config = Config::default();
+            config.proxy_tuning.proxy_timeout = seconds;
+            config.check().map(|()| config.proxy_tuning.time_limit())
+        };
+        assert_eq!(with(0.0).unwrap(), None);
+        assert_eq!(with(10.0).unwrap(), Some(Duration::from_secs(10)));
+        for seconds in [-1.0, 0.0001, 1e9, f64::INFINITY, f64::NAN] {
+            assert!(with(seconds).unwrap_err().to_string().contains("0 for no limit"), "{seconds}");
+        }
     }
 
     #[test]

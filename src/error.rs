@@ -1,6 +1,7 @@
 //! What can go wrong, said so that a person can act on it: what was given, what was expected, what to do.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The one result type of the crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -99,6 +100,17 @@ pub enum Error {
         what: String,
     },
 
+    /// A proxy that did not end its round in time, or has not ended one that was late.
+    #[error(
+        "{model}: no answer within {} s; nothing waits for it before it has answered (--proxy-timeout)", limit.as_secs_f64()
+    )]
+    Timeout {
+        /// Which proxy.
+        model: String,
+        /// How long a round is waited for.
+        limit: Duration,
+    },
+
     /// Rows that ought to be of one length are not.
     #[error("{what}: got {got} logits, expected {expected}")]
     Shape {
@@ -153,6 +165,7 @@ impl Error {
             Self::Length { .. } => "length",
             Self::Memory { .. } => "memory",
             Self::Engine { .. } => "engine",
+            Self::Timeout { .. } => "timeout",
             Self::Shape { .. } => "shape",
             Self::Upstream { .. } => "upstream",
             Self::Budget { .. } => "budget",

@@ -63,8 +63,8 @@ impl Models {
             let options = LoadOptions {
                 gpu_layers,
                 device: device.clone(),
-                vocab_only: false,
                 progress: Some(&mut report),
+                ..LoadOptions::default()
             };
             LlamaModel::load(path, options).map(Arc::new)
         };
@@ -124,12 +124,18 @@ pub fn pair(
     let layout = Layout::new(config, run);
     let tuning = &config.proxy_tuning;
     let slots = run.sequences.min(tuning.slots);
+    let limit = tuning.time_limit();
+    // A proxy that is stuck must not hold the host's threads.
+    let host_pool = match host_pool {
+        Some(_) if limit.is_some() => Some(Arc::new(ThreadPool::new(layout.threads, 0)?)),
+        pool => pool,
+    };
     let proxy = |(model, map): &(Arc<LlamaModel>, TokenMap), name| {
         let pool = Arc::new(ThreadPool::new(layout.proxy_threads, 0)?);
         let model = context(model, name, tuning.ctx, run, slots, pool, host_pool.clone())?;
         Ok::<_, Error>(Proxy { model, map: map.clone() })
     };
-    Pair::new(proxy(tuned, NAMES[1])?, proxy(untuned, NAMES[2])?, layout.placement)
+    Pair::with_limit(proxy(tuned, NAMES[1])?, proxy(untuned, NAMES[2])?, layout.placement, limit)
 }
 
 /// How eagerly threads wait that have their cores to themselves.
@@ -184,6 +190,11 @@ fn context(
     let options =
         ContextOptions { name: format!("the {name}"), slots, context, batch: 512, pool, pool_alone };
     let context = LlamaContext::new(model.clone(), &options)?;
+    #[cfg(feature = "fault-injection")]
+    if let Some(path) = std::env::var_os("PROXYTUNE_FAULT").filter(|_| name == NAMES[1]) {
+        use crate::backend::faulty::{Faulty, Switch};
+        return Ok(CachedModel::new(options.name, Faulty::new(context, Switch::of_file(path.into()))));
+    }
     Ok(CachedModel::new(options.name, context))
 }
 

@@ -51,8 +51,8 @@ impl Setup {
         let options = LoadOptions {
             gpu_layers: config.host.gpu_layers,
             device: config.host.device.clone(),
-            vocab_only: false,
             progress: Some(progress),
+            ..LoadOptions::default()
         };
         let model = Arc::new(LlamaModel::load(path, options)?);
         let map = token_map(&host.vocabulary(), &model, super::sweep::DIRECT)?;

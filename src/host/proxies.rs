@@ -38,7 +38,13 @@ impl Proxies {
         let tuning = &config.proxy_tuning;
         let load = |path: &Option<PathBuf>, key: &str| {
             let device = tuning.device.clone();
-            let options = LoadOptions { gpu_layers: tuning.gpu_layers, device, ..LoadOptions::default() };
+            // A file that is cut short must not end somebody else's process.
+            let options = LoadOptions {
+                gpu_layers: tuning.gpu_layers,
+                device,
+                in_memory: true,
+                ..LoadOptions::default()
+            };
             LlamaModel::load(model_path(path, key)?, options).map(Arc::new)
         };
         let models =

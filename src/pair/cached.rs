@@ -4,6 +4,8 @@ use super::plan::{Change, Pass, Planner, Progress, Request, SequenceId};
 use crate::backend::{Backend, Capabilities, Span};
 use crate::error::{Error, Result};
 use crate::vocab::Token;
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 /// Requests to one model, with what has come of them. Reused from step to step, so that a step allocates nothing.
@@ -125,6 +127,25 @@ impl Work {
         self.errors[index] = Some(error);
         self.progress[index].complete = true;
     }
+
+    /// Fails every request that is not done.
+    pub(super) fn fail_open(&mut self, error: &Error) {
+        for index in 0..self.len() {
+            if !self.is_done(index) {
+                self.fail(index, error.clone());
+            }
+        }
+    }
+
+    /// So many requests, all of which have failed: in place of work that is not given back.
+    pub(super) fn failed(requests: usize, error: &Error) -> Self {
+        let mut work = Self::default();
+        for _ in 0..requests {
+            let index = work.push(SequenceId::MAX, 1, |_| {});
+            work.fail(index, error.clone());
+        }
+        work
+    }
 }
 
 /// What a model has done so far.
@@ -163,6 +184,11 @@ impl CachedModel {
     /// What the model can do.
     pub fn capabilities(&self) -> &Capabilities {
         self.planner.capabilities()
+    }
+
+    /// What it is called in errors.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// What it has done so far.
@@ -211,7 +237,10 @@ impl CachedModel {
         self.planner.plan(requests, &mut work.progress[range.clone()], &mut self.pass);
         self.pass.pieces.iter_mut().for_each(|p| p.request += range.start);
         let begin = Instant::now();
-        match self.execute(&work.requests) {
+        // A backend's panic is a failure like others: its slots are cleared.
+        let executed = catch_unwind(AssertUnwindSafe(|| self.execute(&work.requests)))
+            .unwrap_or_else(|panic| Err(Error::engine(&self.name, format!("a panic: {}", words(&*panic)))));
+        match executed {
             Ok(()) => self.deliver(work),
             Err(error) => self.recover(work, error),
         }
@@ -244,7 +273,22 @@ impl CachedModel {
         }
         let spans: Vec<Span<'_>> = self.pass.pieces.iter().map(|p| p.span(requests)).collect();
         self.usage.tokens += spans.iter().map(|span| span.tokens.len() as u64).sum::<u64>();
-        self.backend.forward(&spans)
+        self.backend.forward(&spans)?;
+        let rows = self.pass.pieces.iter().map(|piece| piece.rows).sum();
+        (0..rows).try_for_each(|row| self.check_row(self.backend.logits(row)))
+    }
+
+    /// Weights or a cache that are broken show in rows that are NaN from end to end, which no shift can be made of.
+    fn check_row(&self, row: &[f32]) -> Result<()> {
+        let vocab = self.capabilities().vocab;
+        if row.len() != vocab {
+            let what = format!("a row of {} logits, {vocab} were expected", row.len());
+            return Err(Error::engine(&self.name, what));
+        }
+        if row.iter().all(|logit| logit.is_nan()) {
+            return Err(Error::engine(&self.name, "all logits of a row are NaN"));
+        }
+        Ok(())
     }
 
     fn deliver(&self, work: &mut Work) {
@@ -276,4 +320,10 @@ impl CachedModel {
             self.pass.pieces.iter().for_each(|p| work.suspect[p.request] = true);
         }
     }
+}
+
+/// What a panic said.
+fn words(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without words")
 }

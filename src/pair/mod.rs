@@ -3,6 +3,7 @@
 //! [`plan`] turns histories into engine calls, [`CachedModel`] executes them for one model, [`Pair`] does both proxies
 //! side by side, [`Runner`] owns a pair on a thread of its own and [`Sequence`] is what an engine's adapter holds.
 
+mod breaker;
 mod cached;
 mod chooser;
 mod history;
@@ -10,6 +11,7 @@ mod lane;
 pub mod plan;
 mod runner;
 mod sequence;
+mod sync;
 
 pub use cached::{CachedModel, Usage, Work};
 pub use history::History;
@@ -18,11 +20,12 @@ pub use runner::{Runner, RunnerStats};
 pub use sequence::Sequence;
 
 use crate::combine::{self, Shift};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::vocab::TokenMap;
+use breaker::Breaker;
 use chooser::Chooser;
 use lane::Lane;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// One of the two small models, and where the host's tokens stand in its vocabulary.
 pub struct Proxy {
@@ -64,6 +67,12 @@ pub struct Pair {
     maps: [TokenMap; 2],
     works: Option<[Work; 2]>,
     context: [usize; 2],
+    names: [String; 2],
+    breaker: Breaker,
+    /// Why the round at hand was not ended, or not even begun.
+    late: Option<Error>,
+    /// Requests of the round at hand.
+    requests: usize,
 }
 
 impl Pair {
@@ -72,9 +81,26 @@ impl Pair {
     /// # Errors
     /// When a thread cannot be started.
     pub fn new(tuned: Proxy, untuned: Proxy, placement: Placement) -> Result<Self> {
+        Self::with_limit(tuned, untuned, placement, None)
+    }
+
+    /// A pair whose rounds are waited for so long and no longer. What runs then is left to end by itself; its requests
+    /// fail with [`Error::Timeout`], and so do all others at once until it has. For that no pass may run on the caller's
+    /// thread, wherever it is placed: threads have to be woken, which without a limit they need not be in turn.
+    ///
+    /// # Errors
+    /// As [`Pair::new`].
+    pub fn with_limit(
+        tuned: Proxy,
+        untuned: Proxy,
+        placement: Placement,
+        limit: Option<Duration>,
+    ) -> Result<Self> {
         let context = [tuned.model.capabilities().context, untuned.model.capabilities().context];
+        let names = [&tuned, &untuned].map(|proxy| proxy.model.name().to_owned());
         let own = Lane::with_thread;
         let (t, u) = match placement {
+            _ if limit.is_some() => (own("tuned", tuned.model)?, own("untuned", untuned.model)?),
             Placement::InTurn => (Lane::here(tuned.model), Lane::here(untuned.model)),
             Placement::Auto | Placement::SideBySide => {
                 (Lane::here(tuned.model), own("untuned", untuned.model)?)
@@ -90,6 +116,10 @@ impl Pair {
             maps: [tuned.map, untuned.map],
             works: Some(Default::default()),
             context,
+            names,
+            breaker: Breaker::new(limit),
+            late: None,
+            requests: 0,
         })
     }
 
@@ -166,6 +196,9 @@ impl Pair {
     /// Tells how long the step took and how many positions it had, whatever of the caller's it slowed down included:
     /// what the placement is chosen by.
     pub fn took(&mut self, positions: usize, time: Duration) {
+        if self.late.is_some() {
+            return;
+        }
         self.chooser.record(positions, usize::from(self.side_by_side), time);
     }
 
@@ -176,13 +209,23 @@ impl Pair {
 
     /// Whether the next round will use another thread than the caller's.
     pub fn uses_threads(&self) -> bool {
+        self.breaker.limit().is_some() || self.runs_at_once()
+    }
+
+    /// Whether a pass of the next round begins with its start.
+    fn runs_at_once(&self) -> bool {
         let both = || self.works.iter().flatten().all(|w| !w.all_done());
         self.placement == Placement::Together || self.side_by_side && both()
     }
 
     /// Begins a round: at most one forward pass of each proxy, over whatever fits it.
     pub fn start(&mut self) {
-        let side_by_side = self.uses_threads();
+        if !self.may_begin() {
+            return;
+        }
+        self.late = None;
+        self.requests = self.len();
+        let side_by_side = self.runs_at_once();
         let [tuned, untuned] = self.works.take().unwrap_or_default();
         // First the one that may run elsewhere.
         self.untuned.start(untuned, side_by_side, !side_by_side);
@@ -193,12 +236,47 @@ impl Pair {
     ///
     /// # Errors
     /// When a proxy's thread is gone; all requests are lost then. The failure of a forward pass is no such error: it
-    /// stays with its request and shows in [`Pair::rows`].
+    /// stays with its request and shows in [`Pair::rows`]. So does a round that is [late](Pair::with_limit).
     pub fn finish(&mut self) -> Result<()> {
-        let tuned = self.tuned.finish();
-        let untuned = self.untuned.finish();
-        self.works = Some([tuned?, untuned?]);
+        if let Some(error) = &self.late {
+            self.works.iter_mut().flatten().for_each(|work| work.fail_open(error));
+            return Ok(());
+        }
+        let until = self.breaker.deadline(Instant::now());
+        let tuned = self.tuned.finish(until, true);
+        // Nothing is begun once the time is used up.
+        let untuned = self.untuned.finish(until, !matches!(tuned, Ok(None)));
+        let works = [tuned?, untuned?];
+        let Some(lost) = works.iter().position(Option::is_none) else {
+            self.works = Some(works.map(Option::unwrap_or_default));
+            self.breaker.in_time();
+            return Ok(());
+        };
+        self.breaker.late();
+        let (model, limit) = (self.names[lost].clone(), self.breaker.limit().unwrap_or_default());
+        let error = Error::Timeout { model, limit };
+        tracing::debug!(%error, "a round was late");
+        self.works = Some(works.map(|work| match work {
+            Some(mut work) => {
+                work.fail_open(&error);
+                work
+            }
+            None => Work::failed(self.requests, &error),
+        }));
+        self.late = Some(error);
         Ok(())
+    }
+
+    /// Rounds that were [late](Pair::with_limit) so far.
+    pub fn late_rounds(&self) -> u64 {
+        self.breaker.count()
+    }
+
+    /// Whether the next round may be begun: not while a proxy owes the answer to one that was late.
+    fn may_begin(&mut self) -> bool {
+        let mut lanes = [&mut self.tuned, &mut self.untuned].into_iter();
+        // A thread that is gone shows in `finish`.
+        self.breaker.allows(Instant::now(), || !lanes.any(|lane| lane.is_late().unwrap_or(false)))
     }
 
     /// Runs rounds until all requests are done.

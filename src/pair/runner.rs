@@ -1,11 +1,9 @@
 //! The thread that owns a pair and batches whatever sequences wait for.
 
+use super::sync::{Arc, Mutex, PoisonError, Receiver, Sender, TryRecvError, thread, unbounded};
 use super::{History, Pair, SequenceId};
 use crate::error::{Error, Result};
-use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 /// A wish for the offsets at the last `rows` positions of a history.
@@ -36,6 +34,7 @@ pub struct RunnerStats {
     computed_tokens: AtomicU64,
     offsets: AtomicU64,
     failures: AtomicU64,
+    late: AtomicU64,
     tuned_us: AtomicU64,
     untuned_us: AtomicU64,
 }
@@ -71,6 +70,7 @@ counters! {
     computed_tokens: "Tokens that the proxies computed. Those of the histories beyond that stood in their caches already.",
     offsets: "Offsets handed out.",
     failures: "Wishes that ended in an error.",
+    late: "Rounds that a proxy did not end in time.",
     tuned_us: "Time in the tuned proxy's engine, microseconds.",
     untuned_us: "Time in the untuned proxy's engine, microseconds.",
 }
@@ -81,7 +81,7 @@ counters! {
 /// After it is dropped, sequences that outlive it get [`Error::Stopped`].
 pub struct Runner {
     inbox: Sender<Message>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<thread::JoinHandle<()>>,
     /// The owner, where it has no thread.
     here: Option<Arc<Mutex<Owner>>>,
     stats: Arc<RunnerStats>,
@@ -97,7 +97,7 @@ impl Runner {
     /// When the thread cannot be started.
     pub fn new(pair: Pair) -> Result<Self> {
         let (mut runner, mut owner) = Self::with_owner(pair);
-        let thread = std::thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("proxytune-runner".into())
             .spawn(move || owner.serve())
             .map_err(|e| Error::engine("runner", format!("cannot start its thread: {e}")))?;
@@ -319,6 +319,7 @@ impl Owner {
 
     fn count(&self) {
         let [tuned, untuned] = self.pair.usage();
+        self.stats.late.store(self.pair.late_rounds(), Relaxed);
         self.stats.computed_tokens.store(tuned.tokens + untuned.tokens, Relaxed);
         self.stats.tuned_us.store(tuned.time.as_micros() as u64, Relaxed);
         self.stats.untuned_us.store(untuned.time.as_micros() as u64, Relaxed);

@@ -2,10 +2,10 @@
 
 use super::History;
 use super::runner::{Link, Message, Wish, stopped};
+use super::sync::{Receiver, bounded};
 use crate::combine::{self, Logit, Shift};
 use crate::error::Result;
 use crate::vocab::Token;
-use crossbeam_channel::{Receiver, bounded};
 
 /// A handle to one sequence of a [`Runner`](super::Runner).
 ///

@@ -35,7 +35,7 @@ fn code(error: &Error) -> u8 {
         Error::Model { .. } | Error::Config { .. } | Error::File { .. } => FILE,
         Error::Vocabulary { .. } => VOCABULARY,
         Error::Memory { .. } => OUT_OF_MEMORY,
-        Error::Engine { .. } | Error::Stopped(_) => ENGINE,
+        Error::Engine { .. } | Error::Timeout { .. } | Error::Stopped(_) => ENGINE,
         _ => INTERNAL,
     }
 }

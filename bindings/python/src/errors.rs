@@ -9,7 +9,7 @@ pub fn exception(error: &Error) -> PyErr {
     let message = error.to_string();
     match error {
         Error::Memory { .. } => PyMemoryError::new_err(message),
-        Error::Engine { .. } | Error::Stopped(_) => PyRuntimeError::new_err(message),
+        Error::Engine { .. } | Error::Timeout { .. } | Error::Stopped(_) => PyRuntimeError::new_err(message),
         Error::Interrupted => PyKeyboardInterrupt::new_err(message),
         _ => PyValueError::new_err(message),
     }

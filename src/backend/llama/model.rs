@@ -16,6 +16,9 @@ pub struct LoadOptions<'a> {
     pub device: Option<String>,
     /// Reads metadata and vocabulary only.
     pub vocab_only: bool,
+    /// Reads the weights into memory of this process. Else the file is mapped, which is quicker and shares memory with
+    /// other processes, but a file that is cut short afterwards then ends this one (`SIGBUS`).
+    pub in_memory: bool,
     /// Called with the share loaded, 0 to 1; loading stops when it returns false.
     pub progress: Option<&'a mut dyn FnMut(f32) -> bool>,
 }
@@ -57,6 +60,12 @@ impl LlamaModel {
             let mut params = sys::llama_model_default_params();
             params.n_gpu_layers = options.gpu_layers;
             params.vocab_only = options.vocab_only;
+            if options.in_memory {
+                #[cfg(not(llama_use_mmap))]
+                (params.load_mode = sys::LLAMA_LOAD_MODE_NONE);
+                #[cfg(llama_use_mmap)]
+                (params.use_mmap = false);
+            }
             params.progress_callback = Some(Report::progress);
             params.progress_callback_user_data = (&raw mut report).cast();
             if options.device.is_some() {

@@ -95,6 +95,9 @@ pub struct Trio {
     /// Tokens of context of each model [default: what is needed]
     #[arg(long)]
     ctx: Option<usize>,
+    /// Seconds that a round of the proxies may take; what is late falls under on_error [default: 0, no limit]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    proxy_timeout: Option<f64>,
     /// Let the tuned proxy draft K tokens for the host, or as many as pay [default: auto]
     #[arg(long, value_name = "off|auto|K")]
     speculate: Option<Speculate>,
@@ -205,6 +208,7 @@ impl Trio {
         if tuning.threads > 1024 {
             return Err(Error::invalid("--threads", tuning.threads, "at most 1024"));
         }
+        tuning.proxy_timeout = self.proxy_timeout.unwrap_or(tuning.proxy_timeout);
         tuning.speculate = self.speculate.unwrap_or(tuning.speculate);
         if let Some(ctx) = self.ctx {
             (tuning.ctx, config.host.ctx) = (ctx, ctx);

@@ -77,7 +77,8 @@ impl Tuner {
         if let Some(tuner) = tuners.get(&key) {
             return Ok(tuner.clone());
         }
-        let config = Config::read(path).map_err(|e| (e, OnError::Host))?;
+        let config =
+            refuse_writable(path).and_then(|()| Config::read(path)).map_err(|e| (e, OnError::Host))?;
         let policy = config.proxy_tuning.on_error;
         let tuner = Arc::new(Self::new(config).map_err(|e| (e, policy))?);
         tuners.insert(key, tuner.clone());
@@ -211,6 +212,22 @@ impl Tuner {
     pub fn failures(&self) -> u64 {
         self.failures.load(Relaxed)
     }
+}
+
+/// Refuses a configuration that others than its owner and their group can change: it says which files the host's process
+/// reads, and whoever writes it decides what that process answers.
+fn refuse_writable(path: &Path) -> Result<()> {
+    #[cfg(unix)]
+    if let Ok(metadata) = path.metadata()
+        && std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o002 != 0
+    {
+        return Err(Error::Config {
+            path: path.into(),
+            what: "every user of this machine may write it".into(),
+            help: format!("take that right away: chmod o-w {}", path.display()),
+        });
+    }
+    Ok(())
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
