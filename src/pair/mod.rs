@@ -335,7 +335,7 @@ impl Pair {
     /// `scratch` is used where the vocabularies differ.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) when a row has the wrong length; `host` is untouched then.
+    /// [`Error::Shape`] when a row has the wrong length; `host` is untouched then.
     pub fn shift(
         &self,
         host: &mut [f32],
