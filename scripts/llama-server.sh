@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # llama-server.sh: builds an unmodified llama-server and llama-simple with shared libraries, for the plugin's tests, and
 # prints their folder; with --source the folder of the sources, which are those of llama-cpp-python's source package.
-# Kept outside the checkout; built once.
+# Kept outside the checkout; built once. LLAMA_CPP_PYTHON_VERSION names another release of that package.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-version=0.3.36
+version=${LLAMA_CPP_PYTHON_VERSION:-0.3.36}
 cache=${PROXYTUNE_CACHE_DIR:-$HOME/.cache/proxytune-llama}
 source=$cache/llama_cpp_python-$version/vendor/llama.cpp
 build=$cache/build-$version-no-amx
