@@ -5,7 +5,8 @@
 mod common;
 
 use common::trio::{Bare, Trio, job};
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use proxytune::config::Speculate;
 use proxytune::decode::accept::Dice;
 use proxytune::decode::{Decoder, Event, Outcome};
@@ -77,29 +78,41 @@ fn passes(bare: &mut Bare, prompt: &[u32], steps: &[Step]) -> Duration {
     time
 }
 
+/// Drafts of `longest` tokens, beside their floor.
+fn measure(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    trio: &Trio,
+    bare: &mut Bare,
+    (longest, speculate): (u8, Speculate),
+    share: f64,
+) {
+    let prompt = trio.prompt(PROMPT, 0);
+    let mut decoder = trio.decoder(speculate, Some(share));
+    let steps = steps(longest.into(), share);
+    // The floor must be one of the same steps.
+    let stats = decode(&mut decoder, &prompt).1.stats;
+    let sum = |of: fn(&Step) -> usize| steps.iter().map(of).sum::<usize>();
+    let expected = [steps.len(), sum(|s| s.drafted), sum(|s| s.accepted)];
+    assert_eq!([stats.steps, stats.drafted, stats.accepted], expected, "steps, drafted, accepted");
+    group.sample_size(10).throughput(Throughput::Elements(TOKENS as u64 - 1));
+    group.bench_function(BenchmarkId::new("ours", longest), |bencher| {
+        bencher.iter_custom(|times| (0..times).map(|_| decode(&mut decoder, &prompt).0).sum())
+    });
+    group.bench_function(BenchmarkId::new("floor", longest), |bencher| {
+        bencher.iter_custom(|times| (0..times).map(|_| passes(bare, &prompt, &steps)).sum())
+    });
+}
+
 fn speculate(criterion: &mut Criterion) {
     let trio = Trio::load(PROMPT + TOKENS + 1);
-    let prompt = trio.prompt(PROMPT, 0);
     let mut bare = trio.bare();
+    let mut group = criterion.benchmark_group("speculate/no drafts");
+    measure(&mut group, &trio, &mut bare, (0, Speculate::Off), 0.0);
+    group.finish();
     for share in [0.5, 0.7, 0.9, 1.0] {
         let mut group = criterion.benchmark_group(format!("speculate/{share} accepted"));
-        group.sample_size(10).throughput(Throughput::Elements(TOKENS as u64 - 1));
-        for longest in 0..=8 {
-            let speculate = if longest == 0 { Speculate::Off } else { Speculate::Tokens(longest) };
-            let mut decoder = trio.decoder(speculate, Some(share));
-            let steps = steps(longest.into(), share);
-            // The floor must be one of the same steps.
-            let stats = decode(&mut decoder, &prompt).1.stats;
-            let sum = |of: fn(&Step) -> usize| steps.iter().map(of).sum::<usize>();
-            let expected = [steps.len(), sum(|s| s.drafted), sum(|s| s.accepted)];
-            assert_eq!([stats.steps, stats.drafted, stats.accepted], expected, "steps, drafted, accepted");
-            let name = if longest == 0 { "no drafts".into() } else { format!("drafts of {longest}") };
-            group.bench_function(BenchmarkId::new("ours", &name), |bencher| {
-                bencher.iter_custom(|times| (0..times).map(|_| decode(&mut decoder, &prompt).0).sum())
-            });
-            group.bench_function(BenchmarkId::new("floor", &name), |bencher| {
-                bencher.iter_custom(|times| (0..times).map(|_| passes(&mut bare, &prompt, &steps)).sum())
-            });
+        for longest in 1..=8 {
+            measure(&mut group, &trio, &mut bare, (longest, Speculate::Tokens(longest)), share);
         }
         group.finish();
     }

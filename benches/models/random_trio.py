@@ -4,14 +4,15 @@
     python benches/models/random_trio.py OUT_DIR
 
 A host of 1.1 B parameters, shaped as TinyLlama, and two proxies of 92 M that differ in their weights only:
-host.gguf, tuned.gguf and untuned.gguf, Llama architecture, Q4_0, one vocabulary. A forward pass takes as long
+host.gguf, tuned.gguf and untuned.gguf, Llama architecture, Q4_0, one vocabulary. --host and --proxy name larger
+shapes, such as those of Llama 2 with 70 B and 7 B parameters. A forward pass takes as long
 as with trained weights, but the text means nothing, and the models never agree: whatever depends on agreement,
 such as the acceptance of drafted tokens, can't be measured with them.
 """
 
 import argparse
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice, product
 from math import prod, sqrt
 from pathlib import Path
@@ -19,51 +20,13 @@ from string import ascii_lowercase
 
 import gguf
 import numpy as np
+from shapes import SHAPES, VOCAB, Shape
 from tqdm import tqdm
 
-VOCAB, CONTEXT, HEAD_DIM = 32_000, 2048, 64
+CONTEXT = 2048
 END = "<|endoftext|>"  # id 0
+DISTINCT_ROWS = 4096
 BLOCK = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])  # of Q4_0: 32 weights, each (nibble - 8) * scale
-
-
-@dataclass(frozen=True)
-class Shape:
-    layers: int
-    width: int
-    hidden: int  # of the feed-forward layers
-    heads: int
-    kv_heads: int
-    tied: bool  # the output matrix is the token embedding
-
-    def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Each tensor's shape, in the order of the file."""
-        kv = self.kv_heads * HEAD_DIM
-        layer = {
-            "attn_norm": (self.width,),
-            "attn_q": (self.width, self.width),
-            "attn_k": (kv, self.width),
-            "attn_v": (kv, self.width),
-            "attn_output": (self.width, self.width),
-            "ffn_norm": (self.width,),
-            "ffn_gate": (self.hidden, self.width),
-            "ffn_up": (self.hidden, self.width),
-            "ffn_down": (self.width, self.hidden),
-        }
-        tensors = {"token_embd.weight": (VOCAB, self.width)}
-        for index in range(self.layers):
-            tensors |= {f"blk.{index}.{name}.weight": shape for name, shape in layer.items()}
-        tensors["output_norm.weight"] = (self.width,)
-        if not self.tied:
-            tensors["output.weight"] = (VOCAB, self.width)
-        return tensors
-
-    def parameters(self) -> int:
-        return sum(prod(shape) for shape in self.tensors().values())
-
-
-# (host, proxy)
-FULL = (Shape(22, 2048, 5632, 32, 4, tied=False), Shape(14, 640, 2144, 10, 2, tied=True))
-SMALL = (Shape(5, 256, 704, 4, 1, tied=False), Shape(2, 64, 192, 1, 1, tied=True))
 
 
 def byte_characters() -> list[str]:
@@ -114,9 +77,9 @@ def add_metadata(writer: gguf.GGUFWriter, name: str, shape: Shape) -> None:
     writer.add_feed_forward_length(shape.hidden)
     writer.add_head_count(shape.heads)
     writer.add_head_count_kv(shape.kv_heads)
-    writer.add_key_length(HEAD_DIM)
-    writer.add_value_length(HEAD_DIM)
-    writer.add_rope_dimension_count(HEAD_DIM)
+    writer.add_key_length(shape.head_dim)
+    writer.add_value_length(shape.head_dim)
+    writer.add_rope_dimension_count(shape.head_dim)
     writer.add_rope_freq_base(10_000.0)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(VOCAB)
@@ -137,11 +100,12 @@ def random_q4(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Rows of Q4_0 blocks; the standard deviation 1 / sqrt(inputs) keeps activations near 1."""
     rows, inputs = shape
     pairs, deviation = nibble_pairs()
-    blocks = np.empty((rows, inputs // 32), BLOCK)
-    blocks["scale"] = 1 / sqrt(inputs) / deviation
-    noise = np.frombuffer(rng.bytes(blocks["nibbles"].size), np.uint8)
-    blocks["nibbles"] = pairs[noise].reshape(blocks["nibbles"].shape)
-    return blocks.view(np.uint8)
+    # Large matrices repeat their first rows: what a pass costs does not depend on the weights.
+    distinct = np.empty((min(rows, DISTINCT_ROWS), inputs // 32), BLOCK)
+    distinct["scale"] = 1 / sqrt(inputs) / deviation
+    noise = np.frombuffer(rng.bytes(distinct["nibbles"].size), np.uint8)
+    distinct["nibbles"] = pairs[noise].reshape(distinct["nibbles"].shape)
+    return np.resize(distinct, (rows, inputs // 32)).view(np.uint8)
 
 
 def random_tensor(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -198,10 +162,11 @@ def positive(text: str) -> float:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Writes host.gguf, tuned.gguf and untuned.gguf: models with random weights, to measure latency. "
-        "Host 1.1 B parameters, proxies 92 M, together 730 MB. A file that already has the right size is kept.",
+        "Q4_0, 0.56 GB for each billion parameters. A file that already has the right size is kept.",
     )
     parser.add_argument("out_dir", metavar="OUT_DIR", type=Path, help="folder for the files; made where it lacks")
-    parser.add_argument("--small", action="store_true", help="a host of 20 M and proxies of 2 M, for a quick try")
+    parser.add_argument("--host", choices=SHAPES, default="1.1b", help="parameters of the host (default: %(default)s)")
+    parser.add_argument("--proxy", choices=SHAPES, default="92m", help="and of the proxies (default: %(default)s)")
     parser.add_argument(
         "--scale", type=positive, default=1.0, metavar="X",
         help="times as many layers, in all three models, at least one each (default: %(default)s)",
@@ -212,7 +177,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     args.out_dir.mkdir(parents=True, exist_ok=True)
-    shapes = SMALL if args.small else FULL
+    shapes = (SHAPES[args.host], SHAPES[args.proxy])
     host, proxy = (replace(shape, layers=max(1, round(shape.layers * args.scale))) for shape in shapes)
     for seed, (name, shape) in enumerate((("host", host), ("tuned", proxy), ("untuned", proxy))):
         write_model(args.out_dir / f"{name}.gguf", shape, seed)
