@@ -40,8 +40,8 @@ test-mistralrs: install-deps target-dir ## The plugin in mistral.rs
 
 bench: build ## Micro-benchmarks, then tokens/s of the tiny trio against its floor, as a table and as a picture
 	cargo bench $(CARGO_FLAGS) --bench '*' -- --warm-up-time 1 --measurement-time 2
-	$(PROXYTUNE) bench $(TRIO) --prompt-file models/demo-prompts.txt --alpha 0.5 --svg $(CARGO_TARGET_DIR)/bench.svg
-	@echo "$(CARGO_TARGET_DIR)/bench.svg"
+	$(PROXYTUNE) bench $(TRIO) --prompt-file models/demo-prompts.txt --alpha 0.5 --svg $(CARGO_TARGET_DIR)/bench.svg | tee $(CARGO_TARGET_DIR)/bench.txt
+	@echo "$(CARGO_TARGET_DIR)/bench.txt $(CARGO_TARGET_DIR)/bench.svg"
 
 build: install-deps target-dir ## Build the release binary
 	cargo build --release $(CARGO_FLAGS)

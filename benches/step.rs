@@ -3,12 +3,12 @@
 
 mod common;
 
-use common::Free;
+use common::{Free, NoText};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use proxytune::backend::llama::SamplerOptions;
 use proxytune::combine::{argmax, shift};
 use proxytune::config::Speculate;
-use proxytune::decode::{DecodeOptions, Decoder, Job, Pieces};
+use proxytune::decode::{DecodeOptions, Decoder, Job};
 use proxytune::pair::{CachedModel, History, Pair, Placement, Proxy};
 use proxytune::vocab::TokenMap;
 use std::hint::black_box;
@@ -16,17 +16,6 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 const TOKENS: usize = 32;
-
-struct NoText;
-
-impl Pieces for NoText {
-    fn is_end(&self, _: u32) -> bool {
-        false
-    }
-    fn piece(&self, _: u32, _: bool) -> Vec<u8> {
-        b"word ".to_vec()
-    }
-}
 
 fn decoder(sequences: usize, vocab: usize) -> Decoder {
     let model = |name: &str, seed| CachedModel::new(name, Free::new(sequences, vocab, seed));

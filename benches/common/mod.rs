@@ -1,8 +1,13 @@
-//! What several benches share: an engine that takes no time, so that what is left is ours.
+//! What several benches share: an engine that takes no time, so that what is left is ours, and the shipped trio.
 #![allow(dead_code)]
+
+#[cfg(feature = "llama")]
+pub mod trio;
 
 use proxytune::Result;
 use proxytune::backend::{Backend, Capabilities, Span};
+#[cfg(feature = "llama")]
+use proxytune::decode::Pieces;
 
 /// Accepts every call and always has the same logits.
 pub struct Free {
@@ -38,4 +43,18 @@ impl Backend for Free {
         Ok(())
     }
     fn clear(&mut self, _: usize) {}
+}
+
+/// A vocabulary in which no token ends a text, and each spells the same.
+#[cfg(feature = "llama")]
+pub struct NoText;
+
+#[cfg(feature = "llama")]
+impl Pieces for NoText {
+    fn is_end(&self, _: u32) -> bool {
+        false
+    }
+    fn piece(&self, _: u32, _: bool) -> Vec<u8> {
+        b"word ".to_vec()
+    }
 }
