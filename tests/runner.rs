@@ -101,6 +101,22 @@ fn a_draft_that_comes_before_anybody_waits_joins_what_was_announced() {
 }
 
 #[test]
+fn a_draft_that_fails_is_left_out_and_what_it_follows_is_computed() {
+    for runner in runners() {
+        let history = vec![1; capabilities().context - 1];
+        let mut s = sequence(&runner, &history);
+        // One token too many for the context.
+        s.draft(&[3, 4]);
+        s.prefetch().unwrap();
+        assert_eq!(s.offset().unwrap(), from_scratch(&history));
+        s.extend(&[3]);
+        assert_eq!(s.offset().unwrap(), from_scratch(&[&history[..], &[3]].concat()));
+        s.extend(&[4]);
+        assert!(s.offset().is_err());
+    }
+}
+
+#[test]
 fn threads_that_wait_at_once_are_all_served() {
     for runner in runners() {
         thread::scope(|scope| {

@@ -169,7 +169,13 @@ impl Sequence {
         let vocab = self.link.vocab;
         self.announce()?;
         while let Some(pending) = self.pending.take() {
-            self.offset = self.link.wait(&pending)?;
+            let reached_further = self.asked.len() > self.history.tokens().len();
+            match self.link.wait(&pending) {
+                Ok(offset) => self.offset = offset,
+                // What failed may be the draft, which is not asked for now.
+                Err(_) if reached_further => self.offset.clear(),
+                Err(error) => return Err(error),
+            }
             self.known = self.row * vocab < self.offset.len();
             // A draft that the proxies could not follow was left out.
             if !self.known {

@@ -301,7 +301,7 @@ impl Requests {
         for &(at, chain) in &self.order {
             let (chain, row) = (&mut self.chains[chain], &mut rows[at]);
             let Some(request) = self.requests.get_mut(&chain.request) else { continue };
-            let outcome = match chain.offset(at, row.history()) {
+            let outcome = match chain.offset(row.history()) {
                 Ok(offset) => {
                     self.stats.ignored += write(at, row, Some(offset), request.alpha)?.ignored as u64;
                     self.stats.shifted += 1;
@@ -362,12 +362,8 @@ impl Request {
 }
 
 impl Chain {
-    fn offset(&mut self, row: usize, history: &[Token]) -> Result<&[f32]> {
+    fn offset(&mut self, history: &[Token]) -> Result<&[f32]> {
         self.sequence.sync(history)?;
-        if row == self.first && row != self.last && self.sequence.offset().is_err() {
-            // Without the draft it may fit.
-            self.sequence.draft(&[]);
-        }
         self.sequence.offset()
     }
 }
