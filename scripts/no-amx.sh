@@ -1,5 +1,5 @@
-# To be sourced: compiles llama.cpp without AMX, as .cargo/config.toml does and for its reason.
+# To be sourced: compiles llama.cpp without AMX, by the flags that .cargo/config.toml has for it.
 if [ "$(uname -m)" = x86_64 ]; then
-    export CFLAGS="${CFLAGS:-} -mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
-    export CXXFLAGS="${CXXFLAGS:-} -mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+    no_amx=$(sed -n 's/^CFLAGS_x86_64_unknown_linux_gnu = "\(.*\)"$/\1/p' "$(dirname "${BASH_SOURCE[0]}")/../.cargo/config.toml")
+    export CFLAGS="${CFLAGS:-} $no_amx" CXXFLAGS="${CXXFLAGS:-} $no_amx"
 fi

@@ -4,17 +4,12 @@
 # replay.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-cache=${PROXYTUNE_CACHE_DIR:-$HOME/.cache/proxytune-openai}
-requirements=tests/openai/requirements.txt
-if ! cmp -s "$requirements" "$cache/venv/requirements.txt"; then
-    python3 -m venv --clear "$cache/venv"
-    "$cache/venv/bin/pip" install -q --disable-pip-version-check -r "$requirements"
-    cp "$requirements" "$cache/venv/"
-fi
+venv=${PROXYTUNE_CACHE_DIR:-$HOME/.cache/proxytune-openai}/venv
+scripts/venv.sh "$venv" tests/openai/requirements.txt
 LLAMA_BIN=$(scripts/llama-server.sh)
 LLAMA_CPP_PYTHON=$(cd "$(scripts/llama-server.sh --source)/../.." && pwd)
 export LLAMA_BIN LLAMA_CPP_PYTHON
 cargo build --release --locked
 export PROXYTUNE=$CARGO_TARGET_DIR/release/proxytune
 # shellcheck disable=SC2086
-exec "$cache/venv/bin/python" -m pytest -q -p no:cacheprovider tests/openai ${TESTS:-}
+exec "$venv/bin/python" -m pytest -q -p no:cacheprovider tests/openai ${TESTS:-}

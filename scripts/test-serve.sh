@@ -3,16 +3,11 @@
 # TESTS names some of them, as pytest takes them, for instance TESTS="-k golden".
 set -euo pipefail
 cd "$(dirname "$0")/.."
-cache=${PROXYTUNE_CACHE_DIR:-$HOME/.cache/proxytune-serve}
-requirements=tests/serve/requirements.txt
-if ! cmp -s "$requirements" "$cache/venv/requirements.txt"; then
-    python3 -m venv --clear "$cache/venv"
-    "$cache/venv/bin/pip" install -q --disable-pip-version-check -r "$requirements"
-    cp "$requirements" "$cache/venv/"
-fi
+venv=${PROXYTUNE_CACHE_DIR:-$HOME/.cache/proxytune-serve}/venv
+scripts/venv.sh "$venv" tests/serve/requirements.txt
 SMOLLM2=$(scripts/smollm2.sh)
 export SMOLLM2
 cargo build --release --locked --features serve
 export PROXYTUNE=$CARGO_TARGET_DIR/release/proxytune
 # shellcheck disable=SC2086
-exec "$cache/venv/bin/python" -m pytest -q -p no:cacheprovider tests/serve ${TESTS:-}
+exec "$venv/bin/python" -m pytest -q -p no:cacheprovider tests/serve ${TESTS:-}

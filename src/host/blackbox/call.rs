@@ -2,6 +2,7 @@
 
 use super::draft::CallLength;
 use super::generate::Run;
+use super::outcome::hidden;
 use super::{Ask, Biases, Choosing, Draft, Finish, Seen, Writing};
 use crate::backend::llama::SamplerOptions;
 use crate::error::{Error, Result};
@@ -45,7 +46,8 @@ impl Run<'_> {
                 continue;
             }
             if seen.top.is_empty() {
-                return Err(self.no_probabilities());
+                let what = "it showed no log-probabilities, so its answer cannot be shifted";
+                return Err(hidden(what, "use --way bias, or a server that gives logprobs"));
             }
             let weighed = self.weigh(seen).await?;
             let choice = self.choose(&weighed, last)?;

@@ -2,6 +2,7 @@
 //! section 6).
 
 use super::advisers::log_sum;
+use super::outcome::hidden;
 use super::{Advisers, Ask, BlackBox, Choosing, Prompt, Spelling, Written, weigh};
 use crate::error::{Error, Result};
 use std::sync::Arc;
@@ -45,16 +46,10 @@ pub async fn choose(
     let ask = Ask { prompt, written: &written, tokens: 1, bias: &[], choosing: Choosing::default() };
     let (call, advice) = tokio::join!(host.write(ask), session.advise());
     let (mut call, advice) = (call?, advice?);
-    let hidden = |what: &str| Error::Upstream {
-        url: "the host".into(),
-        status: None,
-        what: what.into(),
-        help: "use a server that gives logprobs: without them its answer cannot be shifted".into(),
-        transient: false,
-    };
-    let seen = call.next().await?.ok_or_else(|| hidden("it gave no token"))?;
+    let help = "use a server that gives logprobs: without them its answer cannot be shifted";
+    let seen = call.next().await?.ok_or_else(|| hidden("it gave no token", help))?;
     if seen.top.is_empty() {
-        return Err(hidden("it showed no log-probabilities"));
+        return Err(hidden("it showed no log-probabilities", help));
     }
     let same_ids = host.offers().same_ids;
     let own = |row: &[f32]| {

@@ -303,16 +303,6 @@ impl Run<'_> {
         let (text, tokens, spent) = (self.text.text(), self.tokens, self.host.spent());
         Ok(Outcome { text, tokens, finish, stats: self.stats, spent })
     }
-
-    pub fn no_probabilities(&self) -> Error {
-        Error::Upstream {
-            url: "the host".into(),
-            status: None,
-            what: "it showed no log-probabilities, so its answer cannot be shifted".into(),
-            help: "use --way bias, or a server that gives logprobs".into(),
-            transient: false,
-        }
-    }
 }
 
 /// The begun character at an end.

@@ -1,6 +1,7 @@
 //! What came of a text, and how.
 
 use super::Spent;
+use crate::error::Error;
 
 /// How a text was shifted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -150,4 +151,15 @@ pub struct Event<'a> {
     pub is_shifted: bool,
     /// What was used up so far.
     pub spent: Spent,
+}
+
+/// A host that has not shown what its answer could be shifted by.
+pub(super) fn hidden(what: &str, help: &str) -> Error {
+    Error::Upstream {
+        url: "the host".into(),
+        status: None,
+        what: what.into(),
+        help: help.into(),
+        transient: false,
+    }
 }

@@ -113,10 +113,6 @@ impl Chain {
         self.generating = true;
         sequence.sync(&self.history)?;
         sequence.draft(&self.draft);
-        if !self.draft.is_empty() && sequence.offset().is_err() {
-            // Without the draft it may fit.
-            sequence.draft(&[]);
-        }
         let offset = sequence.offset()?;
         self.logits.clear();
         self.logits.extend(candidates.iter().map(|c| c.logit));
