@@ -67,6 +67,7 @@ plugin: install-deps ## The plugin for llama.cpp programs: make plugin LLAMA_DIR
 	@echo "$(PLUGIN)"
 
 test-plugin: ## The plugin in an unmodified llama-server, which is built once (about ten minutes on two cores)
+	@scripts/target-dir.sh "$(PLUGIN_TARGET_DIR)"
 	@scripts/test-plugin.sh $(MAKE)
 
 test-orders: ## The runner in many orders of events; SHUTTLE_ITERATIONS asks for more
