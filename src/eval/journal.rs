@@ -13,6 +13,13 @@ use std::path::{Path, PathBuf};
 /// How the file begins.
 const BEGIN: &[u8] = b"{\"journal\":";
 
+/// A line of the file but the first.
+#[derive(serde::Deserialize)]
+struct Item {
+    key: String,
+    item: Value,
+}
+
 /// Finished items, in memory and on disk.
 #[derive(Debug)]
 pub struct Journal {
@@ -109,16 +116,16 @@ impl Journal {
     fn read(&mut self, bytes: &[u8], header: &Value) -> Result<()> {
         let path = self.file.as_ref().map(|(_, path)| path.clone()).unwrap_or_default();
         for (number, line) in bytes.split(|&b| b == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
-            let value: Option<Value> = serde_json::from_slice(line).ok();
-            let Some(mut value) = value else {
+            let broken = || {
                 let what = format!("line {} is broken", number + 1);
-                return Err(Error::file(path, what, "delete that line, or the file to start anew"));
+                Error::file(&path, what, "delete that line, or the file to start anew")
             };
+            let value: Value = serde_json::from_slice(line).map_err(|_| broken())?;
             if number == 0 {
                 let found = value.get("journal").ok_or_else(|| foreign(&path))?;
                 check_header(&path, found, header)?;
-            } else if let (Some(key), item) = (value["key"].as_str().map(String::from), value["item"].take())
-            {
+            } else {
+                let Item { key, item } = serde_json::from_value(value).map_err(|_| broken())?;
                 self.items.insert(key, item);
             }
         }
@@ -197,9 +204,12 @@ mod tests {
             }
             assert_eq!(std::fs::read_to_string(&path).unwrap(), foreign);
         }
-        std::fs::write(&path, "{\"journal\":{\"seed\":1}}\nbroken\n{\"key\":\"a\",\"item\":1}\n").unwrap();
-        let error = Journal::open(&path, &json!({ "seed": 1 }), false).unwrap_err().to_string();
-        assert!(error.contains("line 2"), "{error}");
+        for broken in ["broken", "7", "null", "[]", "{\"key\":1,\"item\":1}", "{\"key\":\"a\"}"] {
+            let lines = format!("{{\"journal\":{{\"seed\":1}}}}\n{broken}\n{{\"key\":\"a\",\"item\":1}}\n");
+            std::fs::write(&path, lines).unwrap();
+            let error = Journal::open(&path, &json!({ "seed": 1 }), false).unwrap_err().to_string();
+            assert!(error.contains("line 2"), "{broken}: {error}");
+        }
     }
 
     #[test]
