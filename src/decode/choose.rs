@@ -106,8 +106,8 @@ impl Running {
     fn next_known(&self, pair: Option<&Pair>) -> Option<usize> {
         let at = self.at.filter(|_| self.is_active())?;
         let held = |pair: &Pair| {
-            let lens = pair.maps().iter().map(|map| map.proxy_len());
-            lens.zip(&self.draft.rows).all(|(len, rows)| rows.len() >= (at + 1) * len)
+            let held = |i: usize| self.draft.rows[i].len() >= (at + 1) * pair.maps()[i].proxy_len();
+            (0..2).filter(|&i| pair.reads()[i]).all(held)
         };
         (!self.is_shifted() || pair.is_none_or(held)).then_some(at)
     }

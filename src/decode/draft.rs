@@ -2,7 +2,7 @@
 
 use crate::backend::llama::Sampler;
 use crate::pair::Pair;
-use crate::vocab::{Token, TokenMap};
+use crate::vocab::Token;
 
 /// The tokens drafted for one sequence in this step; they stand at the end of its history until they are judged.
 #[derive(Default)]
@@ -12,7 +12,7 @@ pub(super) struct Draft {
     /// Rows of tuned and untuned proxy at this step's positions so far, each over its own vocabulary: those that the
     /// tokens were drawn from, in the end one more.
     pub rows: [Vec<f32>; 2],
-    /// Whether the untuned proxy went along.
+    /// Whether the other proxy, in general the untuned one, went along.
     pub in_lockstep: bool,
     /// What they were drawn by, over the host's vocabulary, one after the other; none where drafting is greedy.
     pub probabilities: Vec<f32>,
@@ -38,9 +38,8 @@ impl Draft {
 }
 
 impl Draft {
-    /// Tuned and untuned row at one position of the step.
+    /// Tuned and untuned row at one position of the step; empty for a proxy that does not run.
     pub(super) fn rows_at(&self, at: usize, pair: &Pair) -> [&[f32]; 2] {
-        let [tuned, untuned] = pair.maps().each_ref().map(TokenMap::proxy_len);
-        [&self.rows[0][at * tuned..][..tuned], &self.rows[1][at * untuned..][..untuned]]
+        [0, 1].map(|i| pair.row_at(i, &self.rows[i], at))
     }
 }

@@ -93,15 +93,15 @@ impl Running {
             return None;
         }
         if drafted == 0 || all {
-            // The tuned proxy has gone ahead: only its last row is missing.
-            return Some(pair.push(self.id, &self.history, [1, drafted + 1]));
+            // One proxy, in general the tuned one, has gone ahead: only its last row is missing.
+            return Some(pair.push(self.id, &self.history, pair.rows_of(1, drafted + 1)));
         }
         if self.draft.in_lockstep {
             return None;
         }
         // The row after the draft can wait until it is known that all of it was accepted.
         self.history.rollback(1);
-        let request = pair.push(self.id, &self.history, [0, drafted]);
+        let request = pair.push(self.id, &self.history, pair.rows_of(0, drafted));
         self.history.extend(&self.draft.tokens[drafted - 1..]);
         Some(request)
     }

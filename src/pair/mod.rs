@@ -19,12 +19,13 @@ pub use plan::SequenceId;
 pub use runner::{Runner, RunnerStats};
 pub use sequence::Sequence;
 
-use crate::combine::{self, Shift};
+use crate::combine::{ProxyRow, ProxyTuning, Rule, Shift};
 use crate::error::{Error, Result};
 use crate::vocab::TokenMap;
 use breaker::Breaker;
 use chooser::Chooser;
 use lane::Lane;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// One of the two small models, and where the host's tokens stand in its vocabulary.
@@ -65,6 +66,9 @@ pub struct Pair {
     tuned: Lane,
     untuned: Lane,
     maps: [TokenMap; 2],
+    rule: Arc<dyn Rule>,
+    /// What the rule looks at.
+    reads: [bool; 2],
     works: Option<[Work; 2]>,
     context: [usize; 2],
     names: [String; 2],
@@ -114,6 +118,8 @@ impl Pair {
             tuned: t,
             untuned: u,
             maps: [tuned.map, untuned.map],
+            rule: Arc::new(ProxyTuning),
+            reads: ProxyTuning.reads(),
             works: Some(Default::default()),
             context,
             names,
@@ -121,6 +127,34 @@ impl Pair {
             late: None,
             requests: 0,
         })
+    }
+
+    /// The same pair, combined with its host by another rule than [`ProxyTuning`]. A proxy that the rule does not read does
+    /// not run from here on.
+    pub fn with_rule(mut self, rule: Arc<dyn Rule>) -> Self {
+        self.reads = rule.reads();
+        self.rule = rule;
+        self
+    }
+
+    /// How it is combined with its host.
+    pub fn rule(&self) -> &Arc<dyn Rule> {
+        &self.rule
+    }
+
+    /// Whether the tuned, and whether the untuned proxy runs.
+    pub fn reads(&self) -> [bool; 2] {
+        self.reads
+    }
+
+    /// The proxy that goes ahead of the host: the tuned one, 0, unless only the untuned one, 1, runs.
+    pub fn leader(&self) -> usize {
+        usize::from(!self.reads[0])
+    }
+
+    /// Rows of the tuned and of the untuned proxy, so many of the one that goes ahead and so many of the other.
+    pub fn rows_of(&self, leader: usize, other: usize) -> [usize; 2] {
+        if self.leader() == 0 { [leader, other] } else { [other, leader] }
     }
 
     /// Where its passes run.
@@ -139,8 +173,9 @@ impl Pair {
     }
 
     /// Adds a request for the last positions of a sequence, as many rows of the tuned and of the untuned proxy as
-    /// `rows` says; returns its index. A proxy of which 0 are wanted does not run.
+    /// `rows` says; returns its index. A proxy of which 0 are wanted, or that the rule does not read, does not run.
     pub fn push(&mut self, sequence: SequenceId, history: &History, rows: [usize; 2]) -> usize {
+        let rows = [0, 1].map(|i| if self.reads[i] { rows[i] } else { 0 });
         let [tuned_map, untuned_map] = &self.maps;
         let [tuned, untuned] = self.works.get_or_insert_default();
         tuned.push(sequence, rows[0], |tokens| history.write_tuned(tuned_map, tokens));
@@ -317,38 +352,42 @@ impl Pair {
     /// # Errors
     /// As [`Pair::rows`].
     pub fn row(&self, index: usize, row: usize) -> Result<[&[f32]; 2]> {
-        let [tuned, untuned] = self.rows(index)?;
-        let [tuned_len, untuned_len] = self.maps.each_ref().map(TokenMap::proxy_len);
-        Ok([&tuned[row * tuned_len..][..tuned_len], &untuned[row * untuned_len..][..untuned_len]])
+        let rows = self.rows(index)?;
+        Ok([0, 1].map(|i| self.row_at(i, rows[i], row)))
     }
 
-    /// Writes `tuned - untuned` of a row over the host's vocabulary.
+    /// Row `row` of those of the tuned proxy, 0, or of the untuned one, 1; empty for one that does not run.
+    pub fn row_at<'a>(&self, which: usize, rows: &'a [f32], row: usize) -> &'a [f32] {
+        let len = self.maps[which].proxy_len();
+        if self.reads[which] { &rows[row * len..][..len] } else { &[] }
+    }
+
+    /// Writes what the proxies say of a row over the host's vocabulary, by the rule: `tuned - untuned` in
+    /// proxy-tuning.
     ///
     /// # Errors
     /// As [`Pair::rows`].
     pub fn offset(&self, index: usize, row: usize, offset: &mut [f32]) -> Result<()> {
-        let [tuned, untuned] = self.row(index, row)?;
-        combine::offset(offset, (tuned, &self.maps[0]), (untuned, &self.maps[1]))
+        self.rule.advise(offset, self.beside_maps(self.row(index, row)?))
     }
 
-    /// Adds `alpha * (tuned - untuned)` to the host's logits, in place; both rows over their proxy's own vocabulary.
-    /// `scratch` is used where the vocabularies differ.
+    /// Combines the host's logits with both rows by the rule, in place: adds `alpha * (tuned - untuned)` in
+    /// proxy-tuning. Rows are over their proxy's own vocabulary; `scratch` is used where the vocabularies differ.
     ///
     /// # Errors
     /// [`Error::Shape`] when a row has the wrong length; `host` is untouched then.
     pub fn shift(
         &self,
         host: &mut [f32],
-        [tuned, untuned]: [&[f32]; 2],
+        rows: [&[f32]; 2],
         alpha: f32,
         scratch: &mut Vec<f32>,
     ) -> Result<Shift> {
-        if self.maps.iter().all(TokenMap::is_identity) {
-            return combine::shift(host, tuned, untuned, alpha);
-        }
-        scratch.resize(host.len(), 0.0);
-        combine::offset(scratch, (tuned, &self.maps[0]), (untuned, &self.maps[1]))?;
-        combine::shift_by(host, scratch, alpha)
+        self.rule.combine(host, self.beside_maps(rows), alpha, scratch)
+    }
+
+    fn beside_maps<'a>(&'a self, [tuned, untuned]: [&'a [f32]; 2]) -> [ProxyRow<'a>; 2] {
+        [(tuned, &self.maps[0]), (untuned, &self.maps[1])]
     }
 
     /// From host tokens to the tuned and to the untuned proxy's.

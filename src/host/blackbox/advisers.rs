@@ -54,6 +54,11 @@ impl Advisers {
     /// # Errors
     /// When a model cannot be loaded, or the two do not fit each other.
     pub fn load(config: Config, sequences: usize, longest: usize) -> Result<Self> {
+        let rule = config.proxy_tuning.combine.rule()?;
+        if !rule.is_offset() {
+            let expected = "proxy-tuning for a host that does not show whole rows of logits, which this rule needs";
+            return Err(Error::invalid("--combine", rule, expected));
+        }
         let proxies = Proxies::load(config)?;
         let [tuned, untuned] = proxies.models().clone();
         let vocabulary = tuned.vocabulary();
