@@ -62,6 +62,14 @@ impl Distributions {
         })
     }
 
+    /// Log-probabilities of a token to the host and to the proxy, from its logits; as everywhere here, one that the proxy
+    /// lacks is as likely to it as to the host.
+    pub fn log_probabilities(&self, host: f32, proxy: f32) -> [f64; 2] {
+        let own = f64::from(host) - self.host.log_sum;
+        let other = f64::from(proxy) - self.proxy.log_sum + self.log_known;
+        [own, if proxy < f32::INFINITY { other } else { own }]
+    }
+
     /// What to subtract from the proxy's logits for its log-probabilities, where the tokens that it lacks keep the
     /// host's probability and the others share the rest.
     pub(super) fn proxy_sum(&self) -> f32 {

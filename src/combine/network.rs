@@ -63,9 +63,16 @@ impl Network {
 
     /// The tuned proxy's weight, 0 to 1.
     pub fn weight(&self, both: &Distributions) -> f32 {
-        let features = self.standardised(both.features());
+        self.weight_of(both.features())
+    }
+
+    /// The same by these features.
+    pub fn weight_of(&self, features: Features) -> f32 {
+        let features = self.standardised(features);
         let units = self.hidden.iter().zip(&self.output);
-        sigmoid(self.bias + units.map(|(unit, weight)| weight * Self::activation(unit, &features)).sum::<f32>())
+        sigmoid(
+            self.bias + units.map(|(unit, weight)| weight * Self::activation(unit, &features)).sum::<f32>(),
+        )
     }
 
     /// Features with mean 0 and deviation 1 over the text that it was fitted on; what is far beyond that is cut, as

@@ -116,6 +116,8 @@ mod tests {
         assert!(refused("combine = { rule = 'mean', mask = 0.1 }").contains("rule contrastive alone"));
         assert!(refused("combine = 'nowhere.toml'").contains("nowhere.toml: cannot be read"));
         let network = "{ mean = [0, 0, 0, 0], deviation = [1, 1, 0, 1], hidden = [], output = [], bias = 0 }";
-        assert!(refused(&format!("combine = {{ rule = 'network', network = {network} }}")).contains("above 0"));
+        assert!(
+            refused(&format!("combine = {{ rule = 'network', network = {network} }}")).contains("above 0")
+        );
     }
 }

@@ -6,6 +6,7 @@
 mod breaker;
 mod cached;
 mod chooser;
+mod combined;
 mod history;
 mod lane;
 pub mod plan;
@@ -19,7 +20,7 @@ pub use plan::SequenceId;
 pub use runner::{Runner, RunnerStats};
 pub use sequence::Sequence;
 
-use crate::combine::{ProxyRow, ProxyTuning, Rule, Shift};
+use crate::combine::{ProxyTuning, Rule};
 use crate::error::{Error, Result};
 use crate::vocab::TokenMap;
 use breaker::Breaker;
@@ -127,34 +128,6 @@ impl Pair {
             late: None,
             requests: 0,
         })
-    }
-
-    /// The same pair, combined with its host by another rule than [`ProxyTuning`]. A proxy that the rule does not read does
-    /// not run from here on.
-    pub fn with_rule(mut self, rule: Arc<dyn Rule>) -> Self {
-        self.reads = rule.reads();
-        self.rule = rule;
-        self
-    }
-
-    /// How it is combined with its host.
-    pub fn rule(&self) -> &Arc<dyn Rule> {
-        &self.rule
-    }
-
-    /// Whether the tuned, and whether the untuned proxy runs.
-    pub fn reads(&self) -> [bool; 2] {
-        self.reads
-    }
-
-    /// The proxy that goes ahead of the host: the tuned one, 0, unless only the untuned one, 1, runs.
-    pub fn leader(&self) -> usize {
-        usize::from(!self.reads[0])
-    }
-
-    /// Rows of the tuned and of the untuned proxy, so many of the one that goes ahead and so many of the other.
-    pub fn rows_of(&self, leader: usize, other: usize) -> [usize; 2] {
-        if self.leader() == 0 { [leader, other] } else { [other, leader] }
     }
 
     /// Where its passes run.
@@ -345,49 +318,6 @@ impl Pair {
             work.take_rows(index, into);
         }
         Ok(())
-    }
-
-    /// Row `row` of request `index`, tuned and untuned.
-    ///
-    /// # Errors
-    /// As [`Pair::rows`].
-    pub fn row(&self, index: usize, row: usize) -> Result<[&[f32]; 2]> {
-        let rows = self.rows(index)?;
-        Ok([0, 1].map(|i| self.row_at(i, rows[i], row)))
-    }
-
-    /// Row `row` of those of the tuned proxy, 0, or of the untuned one, 1; empty for one that does not run.
-    pub fn row_at<'a>(&self, which: usize, rows: &'a [f32], row: usize) -> &'a [f32] {
-        let len = self.maps[which].proxy_len();
-        if self.reads[which] { &rows[row * len..][..len] } else { &[] }
-    }
-
-    /// Writes what the proxies say of a row over the host's vocabulary, by the rule: `tuned - untuned` in
-    /// proxy-tuning.
-    ///
-    /// # Errors
-    /// As [`Pair::rows`].
-    pub fn offset(&self, index: usize, row: usize, offset: &mut [f32]) -> Result<()> {
-        self.rule.advise(offset, self.beside_maps(self.row(index, row)?))
-    }
-
-    /// Combines the host's logits with both rows by the rule, in place: adds `alpha * (tuned - untuned)` in
-    /// proxy-tuning. Rows are over their proxy's own vocabulary; `scratch` is used where the vocabularies differ.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] when a row has the wrong length; `host` is untouched then.
-    pub fn shift(
-        &self,
-        host: &mut [f32],
-        rows: [&[f32]; 2],
-        alpha: f32,
-        scratch: &mut Vec<f32>,
-    ) -> Result<Shift> {
-        self.rule.combine(host, self.beside_maps(rows), alpha, scratch)
-    }
-
-    fn beside_maps<'a>(&'a self, [tuned, untuned]: [&'a [f32]; 2]) -> [ProxyRow<'a>; 2] {
-        [(tuned, &self.maps[0]), (untuned, &self.maps[1])]
     }
 
     /// From host tokens to the tuned and to the untuned proxy's.
