@@ -4,7 +4,7 @@ import difflib
 
 KNOWN = ("proxy_tuning_alpha", "proxy_tuning_enabled")
 # The largest float32.
-MOST = 0x1.FFFFFEp127
+MOST = (2 - 2**-23) * 2.0**127
 
 
 def ours(extra_args):
