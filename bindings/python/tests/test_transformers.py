@@ -85,12 +85,13 @@ def test_sampling_and_penalties_go_on_from_shifted_scores(pair, trio):
     assert torch.equal(*texts)
 
 
-@pytest.mark.parametrize("case", CASES[3:6], ids=lambda case: case["name"])
-def test_tokens_that_are_looked_up_in_the_prompt_are_verified(pair, trio, case):
+@pytest.mark.parametrize("assistant", ["prompt", "model"])
+def test_drafted_tokens_are_verified(pair, trio, assistant):
     """Assisted generation calls the processor for several positions of a row, and takes some of them back."""
-    shift = ProxyTuning(pair, alpha=case["alpha"])
-    got = generate(trio["host"], [case["prompt_tokens"]], lambda _: shift, prompt_lookup_num_tokens=4)
-    assert got == [case["tokens"]]
+    options = {"prompt_lookup_num_tokens": 4} if assistant == "prompt" else {"assistant_model": trio["tuned"]}
+    for case in CASES[3:6]:
+        shift = ProxyTuning(pair, alpha=case["alpha"])
+        assert generate(trio["host"], [case["prompt_tokens"]], lambda _: shift, **options) == [case["tokens"]], case["name"]
 
 
 def test_what_is_refused(pair):

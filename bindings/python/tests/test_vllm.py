@@ -177,10 +177,6 @@ class TestStartUp:
         lines = start_up_failure(write_config(tmp_path), "--tensor-parallel-size", 2, environment=cores)
         assert lines and all("tensor parallelism is not supported, and --tensor-parallel-size is 2" in line for line in lines)
 
-    def test_with_model_runner_v2(self, tmp_path):
-        (line,) = start_up_failure(write_config(tmp_path), environment={"VLLM_USE_V2_MODEL_RUNNER": "1"})
-        assert "model runner V2 is not supported: set VLLM_USE_V2_MODEL_RUNNER=0" in line
-
     def test_named_twice(self, tmp_path):
         name = "proxytune.vllm:ProxyTuning"
         (line,) = start_up_failure(write_config(tmp_path), name)

@@ -182,11 +182,14 @@ def test_what_is_refused_at_the_start(monkeypatch, options, message):
         ProxyTuning(engine(**options), SimpleNamespace(type="cpu"))
 
 
-def test_model_runner_v2_takes_the_class():
-    """So that it is we who say why not."""
+def test_model_runner_v2_is_told_by_us_that_it_is_not_supported():
+    """It takes the class, and so does the front end, which checks requests; then ours is the word that ends the start."""
     v2 = pytest.importorskip("vllm.v1.worker.gpu.sample.logits_processor")
-    v2.build_custom_logits_processors_params_validator([ProxyTuning])
-    assert issubclass(ProxyTuning, v2.LogitsProcessor)
+    v2.build_custom_logits_processors_params_validator(["proxytune.vllm:ProxyTuning"])
+    names = ("device", "max_num_reqs", "vocab_size", "all_token_ids", "prompt_len", "prefill_len", "total_len")
+    states = SimpleNamespace(**dict.fromkeys(names))
+    with pytest.raises(ValueError, match="set VLLM_USE_V2_MODEL_RUNNER=0"):
+        v2.build_custom_logits_processors(engine(v2=True), states, False, [ProxyTuning])
 
 
 @pytest.mark.parametrize("alpha", [1e39, -1e39, 10**400, float("nan"), float("inf"), True, None, "1", [1.0]], ids=lambda a: str(a)[:9])

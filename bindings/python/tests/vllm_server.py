@@ -14,6 +14,16 @@ MODEL = os.environ.get("PROXYTUNE_VLLM_MODEL", "")
 PROCESSOR = "proxytune.vllm:ProxyTuning"
 
 
+def offline():
+    """The environment of an engine on this machine's CPU, which asks nobody for anything."""
+    return {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": f"0-{os.cpu_count() - 1}",
+    }
+
+
 class Server:
     """An unmodified `vllm serve`, in float32; a context manager.
 
@@ -28,10 +38,7 @@ class Server:
         command = [Path(sys.executable).parent / "vllm", "serve", model or MODEL, "--port", self.port, "--dtype", "float32"]
         command += ["--served-model-name", "host", "--max-num-seqs", 16, "--max-model-len", 1024, "--enforce-eager"]
         command += ["--logits-processors", processor] if processor else []
-        env = os.environ | {
-            "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_CPU_OMP_THREADS_BIND": f"0-{os.cpu_count() - 1}",
-        }  # fmt: skip
+        env = os.environ | offline()
         env |= {"PROXYTUNE_CONFIG": str(config)} if config else {}
         env |= environment or {}
         command = [str(c) for c in (*command, *arguments)]
