@@ -68,12 +68,11 @@ impl Tensor {
         let bfloat16 = as_bits(&source)?;
         let source = bfloat16.as_ref().unwrap_or(&source);
         let refused = |error: PyErr| not_handed_over(object.py(), &error);
-        let request = ImportRequest::new(source.as_borrowed()).map_err(|error| refused(error.into()))?;
+        let request = ImportRequest::new(source.as_borrowed()).map_err(refused)?;
         if let Ok(device) = request.device() {
             on_cpu(device)?;
         }
-        let memory =
-            request.import(None, None).map_err(|error| not_handed_over(object.py(), &error.into()))?;
+        let memory = request.import(None, None).map_err(refused)?;
         Self::from_dlpack(memory, bfloat16.map(|_| Format::Bf16))
     }
 

@@ -1,20 +1,18 @@
 """llama-cpp-python: the oracle's tokens through `Llama.generate` and `create_completion`."""
 
 import pytest
-from conftest import CASES, HOST
+from conftest import CASES, HOST, settings
 
 llama_cpp = pytest.importorskip("llama_cpp")
+from proxytune import ProxyPair  # noqa: E402
 from proxytune.llama_cpp import ProxyTuning  # noqa: E402
-
-
-def host(**options):
-    exact = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32, "flash_attn": False}
-    return llama_cpp.Llama(str(HOST), n_ctx=1024, verbose=False, **exact, **options)
 
 
 @pytest.fixture(scope="module")
 def llama():
-    llama = host()
+    llama = llama_cpp.Llama(
+        str(HOST), n_ctx=1024, type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32, flash_attn=False, verbose=False
+    )
     yield llama
     llama.close()
 
@@ -24,18 +22,6 @@ def test_greedy_tokens_are_the_oracles(pair, llama, case):
     processor = llama_cpp.LogitsProcessorList([ProxyTuning(pair, alpha=case["alpha"])])
     tokens = llama.generate(case["prompt_tokens"], temp=0.0, repeat_penalty=1.0, logits_processor=processor)
     assert [token for token, _ in zip(tokens, range(96))] == case["tokens"]
-
-
-def test_drafted_tokens_are_verified(pair):
-    from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
-
-    llama = host(draft_model=LlamaPromptLookupDecoding(num_pred_tokens=4), logits_all=True)
-    processor = llama_cpp.LogitsProcessorList([ProxyTuning(pair, alpha=1.0)])
-    for case in (case for case in CASES if case["alpha"] == 1.0):
-        llama.reset()
-        tokens = llama.generate(case["prompt_tokens"], temp=0.0, repeat_penalty=1.0, logits_processor=processor)
-        assert [token for token, _ in zip(tokens, range(96))] == case["tokens"], case["name"]
-    llama.close()
 
 
 def test_a_completion_is_shifted_before_penalties_and_filters(pair, llama):
@@ -52,3 +38,14 @@ def test_a_completion_is_shifted_before_penalties_and_filters(pair, llama):
     assert shifted != plain
     assert shifted == complete(logits_processor=processor())
     assert shifted != complete(logits_processor=processor(), repeat_penalty=1.5)
+
+
+def test_a_text_that_is_longer_than_the_proxies_context(llama):
+    case = next(case for case in CASES if case["name"] == "prose-64")
+    processor = ProxyTuning(ProxyPair(settings(ctx=72), vocabulary=HOST), alpha=1.0)
+    with pytest.warns(UserWarning, match="tokens do not fit its context of 72; .*texts go on unshifted") as said:
+        processors = llama_cpp.LogitsProcessorList([processor])
+        tokens = llama.generate(case["prompt_tokens"], temp=0.0, repeat_penalty=1.0, logits_processor=processors)
+        got = [token for token, _ in zip(tokens, range(96))]
+    assert len(said) == 1
+    assert got[:8] == case["tokens"][:8] and got != case["tokens"]

@@ -10,6 +10,7 @@ import math
 
 from vllm.v1.sample.logits_processor import MoveDirectionality
 
+from .._once import Once
 from .arguments import request_alpha
 from .elsewhere import Elsewhere
 from .interfaces import INTERFACES
@@ -33,7 +34,7 @@ class ProxyTuning(*INTERFACES):
         self.processor = load(vllm_config, device)
         self.rows = {}
         self.numbers = itertools.count()
-        self.told = set()
+        self._say = Once(logger.warning)
         self.elsewhere = Elsewhere(self.processor, is_pin_memory) if device.type != "cpu" else None
 
     def is_argmax_invariant(self):
@@ -126,13 +127,6 @@ class ProxyTuning(*INTERFACES):
         # There is no other way to end a request from here.
         logits[row] = -math.inf
         logits[row, request.ends] = 0.0
-
-    def _say(self, what, then):
-        """Once for each kind of thing, of which numbers are no part."""
-        kind = "".join(c for c in what if not c.isdigit())
-        if kind not in self.told:
-            self.told.add(kind)
-            logger.warning("proxytune: %s; %s (said once)", what, then)
 
 
 class Request:
