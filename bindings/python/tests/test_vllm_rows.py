@@ -10,7 +10,7 @@ from conftest import CASES, TOLERANCE, TUNED, UNTUNED, golden
 
 pytest.importorskip("vllm")
 import torch  # noqa: E402
-from proxytune.vllm import ProxyTuning  # noqa: E402
+from proxytune.vllm import ProxyTuning, plugin  # noqa: E402
 from proxytune.vllm.elsewhere import shifted  # noqa: E402
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality  # noqa: E402
 
@@ -180,6 +180,17 @@ def test_what_is_refused_at_the_start(monkeypatch, options, message):
     monkeypatch.delenv("PROXYTUNE_CONFIG", raising=False)
     with pytest.raises((ValueError, TypeError), match=message):
         ProxyTuning(engine(**options), SimpleNamespace(type="cpu"))
+
+
+def test_the_entry_point_adds_the_processor_where_there_is_a_configuration(monkeypatch):
+    monkeypatch.delenv("PROXYTUNE_CONFIG", raising=False)
+    given = {"proxytune": "proxytune.toml"}
+    assert plugin.with_ours(None, {}) is None
+    assert plugin.with_ours(["other:One"], {"other": 1}) == ["other:One"]
+    assert plugin.with_ours(["other:One"], given) == ["other:One", "proxytune.vllm:ProxyTuning"]
+    assert plugin.with_ours([ProxyTuning], given) == [ProxyTuning]
+    monkeypatch.setenv("PROXYTUNE_CONFIG", "proxytune.toml")
+    assert plugin.with_ours(None, {}) == ["proxytune.vllm:ProxyTuning"]
 
 
 def test_model_runner_v2_is_told_by_us_that_it_is_not_supported():

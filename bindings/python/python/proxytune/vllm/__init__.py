@@ -2,7 +2,8 @@
 
     PROXYTUNE_CONFIG=proxytune.toml vllm serve MODEL
 
-``--logits-processors proxytune.vllm:ProxyTuning`` says the same to a vLLM that loads no plugins. A request may say ``"vllm_xargs": {"proxy_tuning_alpha": 0.5}``, or ``{"proxy_tuning_enabled": false}``.
+``--logits-processors proxytune.vllm:ProxyTuning`` says the same to a vLLM that loads no plugins. A request may say
+``"vllm_xargs": {"proxy_tuning_alpha": 0.5}``, or ``{"proxy_tuning_enabled": false}``.
 """
 
 import itertools
@@ -30,6 +31,7 @@ class ProxyTuning(*INTERFACES):
     def validate_params(cls, sampling_params):
         request_alpha(sampling_params.extra_args, 1.0)
 
+    # Model runner V2 gives less, and is refused.
     def __init__(self, vllm_config, device, is_pin_memory=False):
         self.processor = load(vllm_config, device)
         self.rows = {}

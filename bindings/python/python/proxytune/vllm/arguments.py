@@ -7,14 +7,9 @@ KNOWN = ("proxy_tuning_alpha", "proxy_tuning_enabled")
 MOST = (2 - 2**-23) * 2.0**127
 
 
-def ours(extra_args):
-    """The arguments that are for proxy-tuning."""
-    return {name: value for name, value in (extra_args or {}).items() if str(name).startswith("proxy_tuning")}
-
-
 def request_alpha(extra_args, otherwise):
     """The weight that a request asks for. Raises ``ValueError``, which vLLM answers with status 400."""
-    given = ours(extra_args)
+    given = {name: value for name, value in (extra_args or {}).items() if str(name).startswith("proxy_tuning")}
     for name in given.keys() - set(KNOWN):
         near = difflib.get_close_matches(name, KNOWN, 1, 0)[0]
         raise ValueError(f"vllm_xargs: unknown key {name!r}; did you mean {near!r}?")

@@ -7,6 +7,5 @@ try:
 except ImportError:  # A version before model runner V2 had one.
     INTERFACES = (LogitsProcessor,)
 else:
-    # V2 takes no class of the other interface. Ours has both, so that it is loaded there and says itself why it cannot be used, and
-    # so that V2 starts in an environment where this package is merely installed.
+    # V2 takes no class of the other interface. Ours has both, so that it is ours to say why it cannot be used there.
     INTERFACES = (LogitsProcessor, RunnerV2LogitsProcessor)

@@ -7,14 +7,18 @@ decoding, which nobody would notice, and is not told the tokens of asynchronous 
 import functools
 import os
 
+NAME = "proxytune.vllm:ProxyTuning"
 
+
+@functools.cache
 def register():
-    """Makes a configuration do what ``--logits-processors`` does: engines that are given one have the processor."""
+    """Makes a configuration do what ``--logits-processors`` does: engines that are given one have the processor.
+
+    vLLM may call it several times in a process.
+    """
     from vllm.engine.arg_utils import EngineArgs
 
     original = EngineArgs.create_model_config
-    if hasattr(original, "__wrapped__"):
-        return
 
     @functools.wraps(original)
     def create_model_config(self):
@@ -29,9 +33,6 @@ def with_ours(processors, additional_config):
     if not configuration(additional_config) or times_listed(processors):
         return processors
     return [*(processors or ()), NAME]
-
-
-NAME = "proxytune.vllm:ProxyTuning"
 
 
 def times_listed(processors):
