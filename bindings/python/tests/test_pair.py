@@ -145,6 +145,10 @@ class TestFailures:
         self.refused("expected the path of a TOML file or a mapping", config=3, error=TypeError)
         self.refused("slots: got 0, expected 1 to 256", config=settings(slots=0))
 
+    def test_a_prompt_of_the_tuned_proxys_own_has_no_effect_and_that_is_said(self):
+        with pytest.warns(UserWarning, match="tuned_prompt is not used here"):
+            ProxyPair(settings(tuned_prompt={"system": "You are helpful."}), vocabulary=HOST)
+
     def test_of_models(self, tmp_path):
         self.refused("no-such.gguf: no such file", config=settings(tuned=tmp_path / "no-such.gguf"))
         (tmp_path / "cut.gguf").write_bytes(TUNED.read_bytes()[:5000])
