@@ -47,11 +47,10 @@ impl Decoder {
         listen: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         let Self { host, pair, pieces, options, lengths, work, scratch, .. } = self;
-        let vocab = host.capabilities().vocab;
         for r in running.iter_mut() {
             while let Some(at) = r.next_known(pair.as_ref()) {
-                let logits = match work.rows_mut(r.request) {
-                    Ok(rows) => &mut rows[at * vocab..][..vocab],
+                let logits = match host.row_mut(work, r.request, at) {
+                    Ok(logits) => logits,
                     Err(error) => {
                         r.fail(error);
                         break;
@@ -105,10 +104,7 @@ impl Running {
     /// The next position to choose a token at, where all its rows are there.
     fn next_known(&self, pair: Option<&Pair>) -> Option<usize> {
         let at = self.at.filter(|_| self.is_active())?;
-        let held = |pair: &Pair| {
-            let held = |i: usize| self.draft.rows[i].len() >= (at + 1) * pair.maps()[i].proxy_len();
-            (0..2).filter(|&i| pair.reads()[i]).all(held)
-        };
+        let held = |pair: &Pair| at < self.draft.held(pair);
         (!self.is_shifted() || pair.is_none_or(held)).then_some(at)
     }
 
@@ -131,9 +127,9 @@ impl Running {
         let begin = Instant::now();
         let host_top = argmax(logits) as Token;
         let host_row = explain.then(|| logits.to_vec());
-        let rows = pair.map(|pair| self.draft.rows_at(at, pair));
-        if let (Some(pair), Some(rows)) = (pair, rows) {
-            match pair.shift(logits, rows, self.alpha, scratch) {
+        if let Some(pair) = pair {
+            let rows = self.draft.rows_at(at, pair);
+            match rows.and_then(|rows| pair.shift(logits, rows, self.alpha, scratch)) {
                 Ok(shift) => self.stats.ignored += shift.ignored,
                 Err(error) => self.go_unshifted(&error),
             }
@@ -143,7 +139,7 @@ impl Running {
         let (token, accepted) = self.judge(at, logits, top, force_accept);
         let mut position = Position { token, host_top, top, probabilities: None };
         if let Some(host_row) = host_row {
-            let rows = pair.map(|pair| (self.draft.rows_at(at, pair), pair.maps()));
+            let rows = pair.and_then(|pair| Some((self.draft.rows_at(at, pair).ok()?, pair.maps())));
             position.explain(&host_row, logits, rows);
         }
         (position, accepted)

@@ -45,7 +45,7 @@ impl Decoder {
             }
             for r in running.iter_mut() {
                 let Some(request) = r.pair_request.take() else { continue };
-                if pair.take_rows(request, &mut r.draft.rows).is_ok() {
+                if pair.append_rows(request, &mut r.draft.rows).is_ok() {
                     r.draft.in_lockstep = in_lockstep;
                     r.extend_draft(pair, &mut self.scratch)?;
                     let chance = self.lengths.chance(r.draft.confidence[length]);
@@ -70,7 +70,8 @@ impl Running {
     /// Draws the next token of the draft from the latest row of the proxy that goes ahead.
     fn extend_draft(&mut self, pair: &Pair, scratch: &mut Vec<f32>) -> Result<()> {
         let (draft, maps, leader) = (&mut self.draft, pair.maps(), pair.leader());
-        let row = pair.row_at(leader, &draft.rows[leader], draft.tokens.len());
+        let len = maps[leader].proxy_len();
+        let row = &draft.rows[leader][draft.tokens.len() * len..][..len];
         let identities = maps.iter().all(TokenMap::is_identity);
         let row = if identities { row } else { over_host(row, [&maps[leader], &maps[1 - leader]], scratch) };
         if self.sampler.penalises() && draft.sampler.is_none() {

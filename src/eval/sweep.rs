@@ -250,6 +250,7 @@ impl Scorer {
                     return Err(Error::Interrupted);
                 }
             }
+            model.copy_rows(&mut side.work);
             model.rest();
         }
         Ok(())

@@ -34,26 +34,31 @@ impl Pair {
         if self.leader() == 0 { [leader, other] } else { [other, leader] }
     }
 
-    /// Row `row` of request `index`, tuned and untuned.
+    /// Row `row` of request `index`, tuned and untuned; empty for a proxy that does not run.
     ///
     /// # Errors
-    /// As [`Pair::rows`].
+    /// As [`Pair::tuned_row`].
     pub fn row(&self, index: usize, row: usize) -> Result<[&[f32]; 2]> {
-        let rows = self.rows(index)?;
-        Ok([0, 1].map(|i| self.row_at(i, rows[i], row)))
+        Ok([self.row_of(0, index, row)?, self.row_of(1, index, row)?])
     }
 
-    /// Row `row` of those of the tuned proxy, 0, or of the untuned one, 1; empty for one that does not run.
-    pub fn row_at<'a>(&self, which: usize, rows: &'a [f32], row: usize) -> &'a [f32] {
-        let len = self.maps[which].proxy_len();
-        if self.reads[which] { &rows[row * len..][..len] } else { &[] }
+    /// As [`row`](Self::row), of the tuned proxy, 0, or of the untuned one, 1.
+    ///
+    /// # Errors
+    /// As [`Pair::tuned_row`].
+    pub fn row_of(&self, which: usize, index: usize, row: usize) -> Result<&[f32]> {
+        match which {
+            _ if !self.reads[which] => Ok(&[]),
+            0 => self.tuned_row(index, row),
+            _ => self.untuned_row(index, row),
+        }
     }
 
     /// Writes what the proxies say of a row over the host's vocabulary, by the rule: `tuned - untuned` in
     /// proxy-tuning.
     ///
     /// # Errors
-    /// As [`Pair::rows`].
+    /// As [`Pair::tuned_row`].
     pub fn offset(&self, index: usize, row: usize, offset: &mut [f32]) -> Result<()> {
         self.rule.advise(offset, self.beside_maps(self.row(index, row)?))
     }
