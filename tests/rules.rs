@@ -11,12 +11,14 @@ use proxytune::combine::log_sum_exp;
 use proxytune::config::{Combine, Config, Speculate};
 use proxytune::decode::{Finish, Job, Outcome, RunOptions};
 use proxytune::eval::{Journal, Setup, text};
+use proxytune::host::llama_sampler::{Chain, Tuner, llama_token_data};
 use proxytune::host::requests::{Logits, Requests, Row, TunedPrompt};
 use proxytune::host::requests::{Outcome as RowOutcome, RequestId};
 use proxytune::host::{HostShape, Proxies};
 use proxytune::pair::{Placement, Runner};
 use serde_json::Value;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 /// A rule of the oracle, and what came of it.
 struct Golden {
@@ -239,6 +241,36 @@ fn batches_of_rows_are_combined_and_offsets_alone_refused() {
             assert!(error.contains("0 or more"), "{error}");
         }
         requests.remove(7).unwrap();
+    }
+}
+
+/// As a llama.cpp program calls it, with all candidates in order and in another one.
+#[test]
+fn a_chain_of_samplers_combines_by_the_rule() {
+    let _turn = take_turns();
+    for golden in golden() {
+        let mut config = golden.config.clone();
+        config.proxy_tuning.ctx = 256;
+        let mut chain = Chain::new(Arc::new(Tuner::new(config).unwrap()));
+        let history = golden.jobs()[1].history.clone();
+        history.tokens().iter().for_each(|&token| chain.accept(token, true));
+        let row = host_row(&models(&golden.config, true), &history);
+        let candidate = |(id, &logit)| llama_token_data { id: id as i32, logit, p: 0.0 };
+        let mut candidates: Vec<_> = row.iter().enumerate().map(candidate).collect();
+        for _ in 0..2 {
+            let mut shifted = candidates.clone();
+            chain.apply(None, &mut shifted);
+            let mut combined = vec![0.0; row.len()];
+            shifted.iter().for_each(|c| combined[c.id as usize] = c.logit);
+            let sum = log_sum_exp(&combined);
+            let (position, top) = &golden.texts[1].tops[0];
+            assert_eq!(*position, 0);
+            for &(token, expected) in top {
+                let got = f64::from(combined[token]) - sum;
+                assert!((got - expected).abs() < 2e-3, "{}: {got} instead of {expected}", golden.name);
+            }
+            candidates.reverse();
+        }
     }
 }
 

@@ -95,8 +95,8 @@ impl Running {
     }
 }
 
-/// The row of the proxy that goes ahead in the host's order. Tokens that either proxy lacks are never drafted: such a token is several of
-/// the proxy's, and the rows that follow would no longer stand beside the host's.
+/// The row of the proxy that goes ahead, in the host's order. Tokens that either proxy lacks are never drafted: such a token is
+/// several of the proxy's, and the rows that follow would no longer stand beside the host's.
 fn over_host<'a>(row: &[f32], [leader, other]: [&TokenMap; 2], scratch: &'a mut Vec<f32>) -> &'a [f32] {
     scratch.clear();
     let logit = |(&id, &other): (&Token, &Token)| match row.get(id as usize) {

@@ -6,8 +6,8 @@ use crate::error::Result;
 use std::sync::Arc;
 
 impl Pair {
-    /// The same pair, combined with its host by another rule than [proxy-tuning](crate::combine::ProxyTuning). A proxy that the rule does not read does
-    /// not run from here on.
+    /// The same pair, combined with its host by another rule than [proxy-tuning](crate::combine::ProxyTuning). A proxy that
+    /// the rule does not read does not run from here on.
     pub fn with_rule(mut self, rule: Arc<dyn Rule>) -> Self {
         self.reads = rule.reads();
         self.rule = rule;

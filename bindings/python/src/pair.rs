@@ -228,10 +228,7 @@ impl ProxyPair {
                 format!("alphas: got {} for {rows} histories, expected one, or one for each", alphas.len());
             return Err(PyValueError::new_err(what));
         }
-        let state = self.lock()?;
-        let rule = state.requests.rule();
-        let check = |&alpha: &f32| check_alpha(alpha).and_then(|()| rule.check_alpha(alpha));
-        alphas.iter().try_for_each(check).map_err(|e| exception(&e))?;
+        alphas.iter().try_for_each(|&alpha| check_alpha(alpha)).map_err(|e| exception(&e))?;
         Ok(alphas)
     }
 }
@@ -275,6 +272,7 @@ impl State {
         alphas: &[f32],
         stops: bool,
     ) -> proxytune::Result<Failures> {
+        alphas.iter().try_for_each(|&alpha| self.requests.rule().check_alpha(alpha))?;
         // Where nothing is added no model runs.
         let wanted: Vec<usize> = (0..histories.len()).filter(|&row| alphas[row] != 0.0).collect();
         let mut histories = histories;
