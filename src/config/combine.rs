@@ -2,9 +2,9 @@
 
 use super::read_toml;
 use crate::combine::{Rule, RuleName, RuleOptions};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
-use serde::de::{Error, MapAccess, Visitor};
+use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::fmt;
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ impl Combine {
     /// The rule, read from its file where it has one.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) for a file that cannot be read, [`Error::Invalid`](crate::Error::Invalid)
+    /// [`Error::Config`] for a file that cannot be read, [`Error::Invalid`]
     /// for a parameter that is missing, out of range or of another rule.
     pub fn rule(&self) -> Result<Arc<dyn Rule>> {
         self.options()?.rule()
@@ -39,11 +39,18 @@ impl Combine {
     /// The rule's parameters, read from its file where it has one.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) for a file that cannot be read.
+    /// [`Error::Config`] for a file that cannot be read.
     pub fn options(&self) -> Result<RuleOptions> {
         match self {
             Self::Rule(options) => Ok(options.clone()),
-            Self::File(path) => read_toml(path),
+            Self::File(path) => read_toml(path).map_err(|error| match error {
+                // More likely a rule's name with a slip in it.
+                Error::Config { path, what, .. } if !path.exists() => {
+                    let help = "give proxy-tuning, contrastive, mean, or the path of a TOML file".into();
+                    Error::Config { path, what, help }
+                }
+                other => other,
+            }),
         }
     }
 }
@@ -69,7 +76,7 @@ impl<'de> Deserialize<'de> for Combine {
                 f.write_str("a rule's name, the path of a file, or a table with `rule`")
             }
 
-            fn visit_str<E: Error>(self, text: &str) -> std::result::Result<Combine, E> {
+            fn visit_str<E: de::Error>(self, text: &str) -> std::result::Result<Combine, E> {
                 text.parse().map_err(E::custom)
             }
 
@@ -114,7 +121,11 @@ mod tests {
         assert!(refused("combine = { rule = 'scalar', weight = 1.5 }").contains("0 to 1"));
         assert!(refused("combine = { rule = 'contrastive', mask = -0.1 }").contains("0 to 1"));
         assert!(refused("combine = { rule = 'mean', mask = 0.1 }").contains("rule contrastive alone"));
-        assert!(refused("combine = 'nowhere.toml'").contains("nowhere.toml: cannot be read"));
+        let missing = refused("combine = 'contrastiv'");
+        assert!(
+            missing.contains("contrastiv: cannot be read")
+                && missing.contains("contrastive, mean, or the path")
+        );
         let network = "{ mean = [0, 0, 0, 0], deviation = [1, 1, 0, 1], hidden = [], output = [], bias = 0 }";
         assert!(
             refused(&format!("combine = {{ rule = 'network', network = {network} }}")).contains("above 0")
