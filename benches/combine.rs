@@ -1,8 +1,10 @@
-//! The shift beside a plain copy of as many bytes: memory is its floor.
+//! The shift beside a plain copy of as many bytes: memory is its floor. Then the other rules beside the shift.
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use half::{bf16, f16};
-use proxytune::combine::{Logit, shift};
+use proxytune::combine::{
+    Amateur, Contrastive, Logit, Logits, Mixture, Network, ProxyTuning, Rule, Weight, shift,
+};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -94,12 +96,51 @@ fn measure<L: Logit>(criterion: &mut Criterion, format: &str, narrow: fn(f32) ->
     }
 }
 
+fn rules() -> [(&'static str, Box<dyn Rule>); 4] {
+    let network = Network {
+        deviation: [1.0; 4],
+        hidden: vec![[0.1; 5]; 16],
+        output: vec![0.1; 16],
+        ..Network::default()
+    };
+    let mixture = |weight| Box::new(Mixture::new(weight).unwrap());
+    [
+        ("proxy-tuning", Box::new(ProxyTuning)),
+        ("contrastive", Box::new(Contrastive::new(0.1, Amateur::Untuned).unwrap())),
+        ("mean", mixture(Weight::Constant(0.5))),
+        ("network", mixture(Weight::Learned(network))),
+    ]
+}
+
+/// What a rule costs a row whose advice is there; the copy that keeps the row fresh is timed with all of them.
+fn measure_rules(criterion: &mut Criterion) {
+    for (name, vocab) in VOCABULARIES {
+        let rows = Rows::new(vocab, std::convert::identity);
+        let mut fresh = rows.host.clone();
+        let mut group = criterion.benchmark_group(format!("rules/{name}"));
+        group
+            .warm_up_time(Duration::from_millis(200))
+            .measurement_time(Duration::from_secs(1))
+            .sample_size(30);
+        for (name, rule) in rules() {
+            group.bench_function(name, |b| {
+                b.iter(|| {
+                    fresh.copy_from_slice(&rows.host);
+                    rule.apply(Logits::F32(black_box(&mut fresh)), black_box(&rows.tuned), ALPHA).unwrap()
+                })
+            });
+        }
+        group.finish();
+    }
+}
+
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     let mut table = Vec::new();
     measure(&mut criterion, "f32", std::convert::identity, &mut table);
     measure(&mut criterion, "f16", f16::from_f32, &mut table);
     measure(&mut criterion, "bf16", bf16::from_f32, &mut table);
+    measure_rules(&mut criterion);
     criterion.final_summary();
     println!("\nShare of plain copy; medians of shift and copy, one process, taken in turn");
     println!("format vocabulary   shift us    copy us shift GB/s  copy GB/s  of copy");

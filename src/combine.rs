@@ -1,4 +1,5 @@
-//! The shift itself: `h += alpha * (t - u)`, in place (Liu et al. 2024, section 2).
+//! The shift itself: `h += alpha * (t - u)`, in place (Liu et al. 2024, section 2); and, behind the trait [`Rule`], other ways to
+//! combine a host with its proxies.
 //!
 //! Rows are logits over one vocabulary: `host` in f32, f16 or bf16, the proxies' in f32. Nothing is allocated.
 //!
@@ -8,6 +9,22 @@
 //!   host's logit stays as it is, and the position is counted in [`Shift::ignored`];
 //! - a shift of exactly zero leaves the host's bits untouched, so `alpha = 0` and `tuned = untuned` are identities.
 
+mod contrastive;
+mod distributions;
+mod mixture;
+mod network;
+mod options;
+mod rule;
+mod softmax;
+
+pub use contrastive::{Amateur, Contrastive};
+pub use distributions::{Distributions, Softmax};
+pub use mixture::{Mixture, Weight};
+pub use network::{Features, Network, sigmoid};
+pub use options::{RuleName, RuleOptions};
+pub use rule::{Logits, ProxyRow, ProxyTuning, Rule, UNKNOWN};
+pub use softmax::log_sum_exp;
+
 use crate::error::{Error, Result};
 use crate::vocab::TokenMap;
 use half::slice::HalfFloatSliceExt;
@@ -16,7 +33,8 @@ use half::{bf16, f16};
 /// What one application of the shift did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Shift {
-    /// Logits left as the host had them because the shift was NaN or would have made them NaN or +inf.
+    /// Logits left as the host had them because the shift was NaN or would have made them NaN or +inf. Under another
+    /// [`Rule`]: those of which the advice could not be used.
     pub ignored: usize,
 }
 
@@ -25,6 +43,18 @@ pub trait Logit: Copy + Send + Sync + 'static {
     /// Adds one value a logit, by the rules of the [module](self), and counts those ignored.
     #[doc(hidden)]
     fn add(row: &mut [Self], delta: impl Delta) -> usize;
+
+    /// A row whose format is told at run time.
+    #[doc(hidden)]
+    fn of_row(row: &mut [Self]) -> Logits<'_>;
+
+    /// Hands the row to `visit` in f32, piece by piece, each with where it begins.
+    #[doc(hidden)]
+    fn read(row: &[Self], visit: impl FnMut(usize, &[f32]));
+
+    /// The same for what `change` does to it; what is beyond the format's range becomes its largest number.
+    #[doc(hidden)]
+    fn change(row: &mut [Self], change: impl FnMut(usize, &mut [f32]));
 }
 
 /// What is added to a row.
@@ -74,6 +104,15 @@ impl Logit for f32 {
     #[inline(always)]
     fn add(row: &mut [f32], delta: impl Delta) -> usize {
         add_each(row, delta.part(0, row.len()))
+    }
+    fn of_row(row: &mut [f32]) -> Logits<'_> {
+        Logits::F32(row)
+    }
+    fn read(row: &[f32], mut visit: impl FnMut(usize, &[f32])) {
+        visit(0, row);
+    }
+    fn change(row: &mut [f32], mut change: impl FnMut(usize, &mut [f32])) {
+        change(0, row);
     }
 }
 
@@ -130,10 +169,37 @@ fn add_by_the_rules<H: Half>(host: &mut [H], delta: impl Delta) -> usize {
     ignored
 }
 
+fn read_halves<H: Half>(row: &[H], mut visit: impl FnMut(usize, &[f32])) {
+    for (i, halves) in row.chunks(BLOCK).enumerate() {
+        let wide = &mut [0.0; BLOCK][..halves.len()];
+        H::widen(halves, wide);
+        visit(i * BLOCK, wide);
+    }
+}
+
+fn change_halves<H: Half>(row: &mut [H], mut change: impl FnMut(usize, &mut [f32])) {
+    for (i, halves) in row.chunks_mut(BLOCK).enumerate() {
+        let wide = &mut [0.0; BLOCK][..halves.len()];
+        H::widen(halves, wide);
+        change(i * BLOCK, wide);
+        saturate(wide, H::MAX);
+        H::narrow(wide, halves);
+    }
+}
+
 impl Logit for f16 {
     #[inline(always)]
     fn add(row: &mut [f16], delta: impl Delta) -> usize {
         add_halves(row, delta)
+    }
+    fn of_row(row: &mut [f16]) -> Logits<'_> {
+        Logits::F16(row)
+    }
+    fn read(row: &[f16], visit: impl FnMut(usize, &[f32])) {
+        read_halves(row, visit);
+    }
+    fn change(row: &mut [f16], change: impl FnMut(usize, &mut [f32])) {
+        change_halves(row, change);
     }
 }
 
@@ -158,6 +224,15 @@ impl Logit for bf16 {
     #[inline(always)]
     fn add(row: &mut [bf16], delta: impl Delta) -> usize {
         add_halves(row, delta)
+    }
+    fn of_row(row: &mut [bf16]) -> Logits<'_> {
+        Logits::Bf16(row)
+    }
+    fn read(row: &[bf16], visit: impl FnMut(usize, &[f32])) {
+        read_halves(row, visit);
+    }
+    fn change(row: &mut [bf16], change: impl FnMut(usize, &mut [f32])) {
+        change_halves(row, change);
     }
 }
 

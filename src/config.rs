@@ -1,8 +1,10 @@
 //! The configuration file.
 
+mod combine;
 mod file;
 mod server;
 
+pub use combine::Combine;
 pub use file::read_toml;
 pub use server::Server;
 
@@ -47,6 +49,8 @@ pub struct ProxyTuning {
     pub untuned: Option<PathBuf>,
     /// Weight of the shift; negative turns it round.
     pub alpha: f32,
+    /// How host and proxies are combined.
+    pub combine: Combine,
     /// Whether the tuned proxy drafts for the host.
     pub speculate: Speculate,
     /// What happens to a request whose proxies fail.
@@ -75,6 +79,7 @@ impl Default for ProxyTuning {
             tuned: None,
             untuned: None,
             alpha: 1.0,
+            combine: Combine::default(),
             speculate: Speculate::Auto,
             on_error: OnError::Host,
             proxy_timeout: 0.0,

@@ -7,6 +7,7 @@ use common::{Case, cases, fixture_config, models, take_turns};
 use proxytune::backend::llama::SamplerOptions;
 use proxytune::backend::toy::Toy;
 use proxytune::backend::{Backend, Capabilities};
+use proxytune::combine::{RuleName, RuleOptions};
 use proxytune::config::Speculate;
 use proxytune::decode::accept::{Dice, Verdict, judge};
 use proxytune::decode::{DecodeOptions, Decoder, Finish, Job, Outcome, Pieces, RunOptions};
@@ -109,6 +110,7 @@ struct Toys {
     host: Toy,
     tuned: Toy,
     untuned: Toy,
+    rule: RuleName,
 }
 
 impl Toys {
@@ -119,7 +121,14 @@ impl Toys {
             Toy::new(capabilities, seed)
         };
         // With the host's own seed for a proxy, drafts are neither always right nor always wrong.
-        Self { host: toy(1), tuned: toy(1), untuned: toy(3) }
+        Self { host: toy(1), tuned: toy(1), untuned: toy(3), rule: RuleName::ProxyTuning }
+    }
+
+    /// The same under another rule, with proxies that are no copies of the host.
+    fn by(rule: RuleName, slots: usize) -> Self {
+        let toys = Self::new(slots);
+        let tuned = Toy::new(toys.tuned.capabilities().clone(), 2);
+        Self { tuned, rule, ..toys }
     }
 
     fn decoder(&self, speculate: Speculate) -> Decoder {
@@ -131,6 +140,7 @@ impl Toys {
         let proxy = |name, toy, map| Proxy { model: model(name, toy), map };
         let tuned = proxy("tuned", &self.tuned, TokenMap::identity(VOCAB));
         let pair = Pair::new(tuned, proxy("untuned", &self.untuned, untuned_map), placement);
+        let pair = pair.map(|pair| pair.with_rule(RuleOptions::from(self.rule).rule().unwrap()));
         let options = DecodeOptions { speculate, ..DecodeOptions::default() };
         Decoder::new(Arc::new(NoText), model("host", &self.host), Some(pair.unwrap()), options)
     }
@@ -138,7 +148,19 @@ impl Toys {
     /// The exact distribution of the token after `history`, worked out from the definition.
     fn exact(&self, history: &[u32], alpha: f32, options: &SamplerOptions) -> Vec<f64> {
         let [h, t, u] = [&self.host, &self.tuned, &self.untuned].map(|toy| toy.logits_after(history));
-        let logit = |i: usize| f64::from(h[i] + alpha * (t[i] - u[i])) / f64::from(options.temperature);
+        let [p, q, r] = [&h, &t, &u].map(|row| {
+            let total: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
+            row.iter().map(|&x| f64::from(x).exp() / total).collect::<Vec<f64>>()
+        });
+        let most = p.iter().copied().fold(0.0, f64::max);
+        let weight = f64::from(alpha);
+        let combined = |i: usize| match self.rule {
+            RuleName::ProxyTuning => f64::from(h[i] + alpha * (t[i] - u[i])),
+            RuleName::Contrastive if p[i] < 0.1 * most => f64::NEG_INFINITY,
+            RuleName::Contrastive => p[i].ln() - weight * r[i].ln(),
+            _ => ((1.0 - 0.5 * weight) * p[i] + 0.5 * weight * q[i]).ln(),
+        };
+        let logit = |i: usize| combined(i) / f64::from(options.temperature);
         let mut order: Vec<(usize, f64)> = (0..VOCAB).map(|i| (i, logit(i).exp())).collect();
         order.sort_by(|a, b| b.1.total_cmp(&a.1));
         if options.top_k > 0 {
@@ -275,6 +297,23 @@ fn sampled_tokens_follow_the_shifted_distribution_with_and_without_drafts() {
             assert!(far < TOO_FAR, "{options:?} {mode:?}: {far} standard deviations");
             let off = worst_deviation(&counts, &off_by_a_hundredth(&exact));
             assert!(off > TOO_FAR, "{options:?} {mode:?}: blind to an error of 1 %, {off}");
+        }
+    }
+}
+
+#[test]
+fn sampled_tokens_follow_the_distribution_of_any_rule_with_and_without_drafts() {
+    let options = SamplerOptions { temperature: 1.2, ..SamplerOptions::default() };
+    for rule in [RuleName::Contrastive, RuleName::Mean] {
+        let toys = Toys::by(rule, 64);
+        let exact = toys.exact_runs(ALPHA, &options);
+        for mode in [Speculate::Off, Speculate::Tokens(1), Speculate::Tokens(2)] {
+            let (counts, accepted) = draw_runs(&toys, mode, &options, 200_000);
+            assert!(mode == Speculate::Off || (0.05..0.95).contains(&accepted), "{rule:?} {accepted}");
+            let far = worst_deviation(&counts, &exact);
+            assert!(far < TOO_FAR, "{rule:?} {mode:?}: {far} standard deviations");
+            let off = worst_deviation(&counts, &off_by_a_hundredth(&exact));
+            assert!(off > TOO_FAR, "{rule:?} {mode:?}: blind to an error of 1 %, {off}");
         }
     }
 }

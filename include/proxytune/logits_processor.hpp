@@ -196,7 +196,8 @@ class PROXYTUNE_EXPORT LogitsProcessor {
   void Prefetch(const Row* rows, std::size_t count);
   Status TryPrefetch(const Row* rows, std::size_t count) noexcept;
 
-  // Adds alpha * (tuned - untuned) to each row's logits, in place, and sets its status. Waits for the proxies: one
+  // Adds alpha * (tuned - untuned) to each row's logits, in place, or combines them as `combine` in the configuration
+  // says, and sets its status. Waits for the proxies: one
   // forward pass of each for all rows that Prefetch has not started. Applied twice, it shifts twice. A logit of -inf
   // stays so; with alpha 0 every bit stays and no proxy runs. `rows` may be null if `count` is 0.
   void Apply(Row* rows, std::size_t count);
@@ -205,6 +206,7 @@ class PROXYTUNE_EXPORT LogitsProcessor {
   // As Apply, for logits on a device: writes alpha * (tuned - untuned) for row i to out[i * stride] and the
   // vocabulary_size() values from there, 0 where there is no shift. `out` belongs to the caller and has room for
   // (count - 1) * stride + vocabulary_size() values; stride is at least vocabulary_size(). Logits may be null.
+  // kInvalidArgument, with no rows as well, where `combine` asks for what is more than an offset.
   void ComputeOffsets(Row* rows, std::size_t count, float* out, std::size_t stride);
   Status TryComputeOffsets(Row* rows, std::size_t count, float* out, std::size_t stride) noexcept;
 

@@ -3,6 +3,7 @@
 //! *Architecture invariant:* a backend knows no history, no sequence and no proxy. It holds `slots` caches, numbered
 //! from 0, each a run of tokens from position 0; whoever calls decides what stands in them.
 
+pub mod absent;
 pub mod faulty;
 #[cfg(any(feature = "llama", feature = "llama-system"))]
 pub mod llama;

@@ -48,7 +48,7 @@ impl Decoder {
     ) -> ControlFlow<()> {
         let Self { host, pair, pieces, options, lengths, work, scratch, .. } = self;
         for r in running.iter_mut() {
-            while let Some(at) = r.next_known(pair.is_some()) {
+            while let Some(at) = r.next_known(pair.as_ref()) {
                 let logits = match host.row_mut(work, r.request, at) {
                     Ok(logits) => logits,
                     Err(error) => {
@@ -102,9 +102,10 @@ impl Running {
     }
 
     /// The next position to choose a token at, where all its rows are there.
-    fn next_known(&self, has_pair: bool) -> Option<usize> {
+    fn next_known(&self, pair: Option<&Pair>) -> Option<usize> {
         let at = self.at.filter(|_| self.is_active())?;
-        (!has_pair || !self.is_shifted() || at < self.draft.held()).then_some(at)
+        let held = |pair: &Pair| at < self.draft.held(pair);
+        (!self.is_shifted() || pair.is_none_or(held)).then_some(at)
     }
 
     /// Whether the whole draft was accepted, and the proxies have not been asked what follows it.

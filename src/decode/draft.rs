@@ -15,7 +15,7 @@ pub(super) struct Draft {
     pub rows: [Vec<f32>; 2],
     /// Where the pair holds those of later positions.
     pub rest: Option<Rest>,
-    /// Whether the untuned proxy went along.
+    /// Whether the other proxy, in general the untuned one, went along.
     pub in_lockstep: bool,
     /// What they were drawn by, over the host's vocabulary, one after the other; none where drafting is greedy.
     pub probabilities: Vec<f32>,
@@ -54,34 +54,32 @@ impl Draft {
 
 impl Draft {
     /// Positions of the step whose rows were computed while drafting, by the tuned and by the untuned proxy.
-    pub(super) fn drafted(&self) -> [usize; 2] {
+    fn drafted(&self, pair: &Pair) -> [usize; 2] {
         let tokens = self.tokens.len();
-        [tokens, if self.in_lockstep { tokens } else { 0 }]
+        pair.rows_of(tokens, if self.in_lockstep { tokens } else { 0 })
     }
 
-    /// Positions of the step whose rows of both proxies are there.
-    pub(super) fn held(&self) -> usize {
-        let [tuned, untuned] = self.drafted();
-        self.rest.map_or(tuned.min(untuned), |rest| rest.held)
+    /// Positions of the step whose rows are there, those of each proxy that runs.
+    pub(super) fn held(&self, pair: &Pair) -> usize {
+        let drafted = self.drafted(pair).into_iter().zip(pair.reads()).filter(|&(_, runs)| runs);
+        self.rest.map_or_else(|| drafted.map(|(rows, _)| rows).min().unwrap_or(0), |rest| rest.held)
     }
 
-    /// Tuned and untuned row at one position of the step.
+    /// Tuned and untuned row at one position of the step; empty for a proxy that does not run.
     ///
     /// # Errors
     /// When a row is not there.
     pub(super) fn rows_at<'a>(&'a self, at: usize, pair: &'a Pair) -> Result<[&'a [f32]; 2]> {
-        let row = |which: usize| {
-            let len = pair.maps()[which].proxy_len();
-            match self.rest {
-                Some(Rest { request, first, .. }) if at >= first[which] => {
-                    let row = at - first[which];
-                    if which == 0 { pair.tuned_row(request, row) } else { pair.untuned_row(request, row) }
-                }
-                _ => {
-                    let (got, expected) = (self.rows[which].len(), (at + 1) * len);
-                    let missing = || Error::Shape { what: "drafted rows", got, expected };
-                    self.rows[which].get(at * len..expected).ok_or_else(missing)
-                }
+        let row = |which: usize| match self.rest {
+            Some(Rest { request, first, .. }) if at >= first[which] => {
+                pair.row_of(which, request, at - first[which])
+            }
+            _ if !pair.reads()[which] => Ok(&[][..]),
+            _ => {
+                let len = pair.maps()[which].proxy_len();
+                let (got, expected) = (self.rows[which].len(), (at + 1) * len);
+                let missing = || Error::Shape { what: "drafted rows", got, expected };
+                self.rows[which].get(at * len..expected).ok_or_else(missing)
             }
         };
         Ok([row(0)?, row(1)?])

@@ -1,12 +1,13 @@
 //! Drafting: the tuned proxy goes ahead of the host, whose next pass then checks several positions at once. The untuned
-//! proxy goes along where it runs beside the tuned one; else it checks several at once like the host.
+//! proxy goes along where it runs beside the tuned one; else it checks several at once like the host. Under a rule that
+//! reads the untuned proxy alone, that one drafts.
 
 use super::Decoder;
 use super::job::Running;
 use crate::combine::argmax;
 use crate::config::Speculate;
 use crate::error::Result;
-use crate::pair::Placement;
+use crate::pair::{Pair, Placement};
 use crate::vocab::{Token, TokenMap};
 use std::time::Instant;
 
@@ -34,7 +35,7 @@ impl Decoder {
             let begin = Instant::now();
             pair.clear();
             for r in running.iter_mut() {
-                let rows = [1, usize::from(in_lockstep)];
+                let rows = pair.rows_of(1, usize::from(in_lockstep));
                 r.pair_request = drafting(r).then(|| pair.push(r.id, &r.history, rows));
             }
             while !pair.all_done() {
@@ -46,7 +47,7 @@ impl Decoder {
                 let Some(request) = r.pair_request.take() else { continue };
                 if pair.append_rows(request, &mut r.draft.rows).is_ok() {
                     r.draft.in_lockstep = in_lockstep;
-                    r.extend_draft(pair.maps(), &mut self.scratch)?;
+                    r.extend_draft(pair, &mut self.scratch)?;
                     let chance = self.lengths.chance(r.draft.confidence[length]);
                     r.draft.reach *= if self.pieces.is_end(r.draft.tokens[length]) { 0.0 } else { chance };
                 }
@@ -66,12 +67,13 @@ impl Running {
         useful && ahead < self.room_left() && read <= context
     }
 
-    /// Draws the next token of the draft from the tuned proxy's latest row.
-    fn extend_draft(&mut self, maps: &[TokenMap; 2], scratch: &mut Vec<f32>) -> Result<()> {
-        let draft = &mut self.draft;
-        let row = &draft.rows[0][draft.tokens.len() * maps[0].proxy_len()..];
+    /// Draws the next token of the draft from the latest row of the proxy that goes ahead.
+    fn extend_draft(&mut self, pair: &Pair, scratch: &mut Vec<f32>) -> Result<()> {
+        let (draft, maps, leader) = (&mut self.draft, pair.maps(), pair.leader());
+        let len = maps[leader].proxy_len();
+        let row = &draft.rows[leader][draft.tokens.len() * len..][..len];
         let identities = maps.iter().all(TokenMap::is_identity);
-        let row = if identities { row } else { over_host(row, maps, scratch) };
+        let row = if identities { row } else { over_host(row, [&maps[leader], &maps[1 - leader]], scratch) };
         if self.sampler.penalises() && draft.sampler.is_none() {
             draft.sampler = Some(self.sampler.fork()?);
         }
@@ -93,15 +95,15 @@ impl Running {
     }
 }
 
-/// The tuned proxy's row in the host's order. Tokens that either proxy lacks are never drafted: such a token is several of
-/// the proxy's, and the rows that follow would no longer stand beside the host's.
-fn over_host<'a>(row: &[f32], [tuned, untuned]: &[TokenMap; 2], scratch: &'a mut Vec<f32>) -> &'a [f32] {
+/// The row of the proxy that goes ahead, in the host's order. Tokens that either proxy lacks are never drafted: such a token is
+/// several of the proxy's, and the rows that follow would no longer stand beside the host's.
+fn over_host<'a>(row: &[f32], [leader, other]: [&TokenMap; 2], scratch: &'a mut Vec<f32>) -> &'a [f32] {
     scratch.clear();
     let logit = |(&id, &other): (&Token, &Token)| match row.get(id as usize) {
         Some(&logit) if other != TokenMap::NONE => logit,
         _ => f32::NEG_INFINITY,
     };
-    scratch.extend(tuned.ids().iter().zip(untuned.ids()).map(logit));
+    scratch.extend(leader.ids().iter().zip(other.ids()).map(logit));
     scratch
 }
 

@@ -62,7 +62,8 @@ pub struct Probabilities {
     pub host: f32,
     /// After the shift.
     pub shifted: f32,
-    /// To the tuned and to the untuned proxy; `None` without proxies, or for a token that one lacks.
+    /// To the tuned and to the untuned proxy: 0 for a token that one lacks, NaN to one that the rule does not read; `None`
+    /// where no proxy took part.
     pub proxies: Option<[f32; 2]>,
 }
 
@@ -81,6 +82,7 @@ impl Position {
     ) {
         let of_proxies = proxies.map(|(rows, maps)| {
             [0, 1].map(|i| match maps[i].ids().get(self.token as usize) {
+                _ if rows[i].is_empty() => f32::NAN,
                 Some(&TokenMap::NONE) | None => 0.0,
                 Some(&id) => probability(rows[i], id),
             })

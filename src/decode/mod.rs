@@ -17,7 +17,7 @@ mod tuned_prompts;
 
 pub use job::{Finish, Job, Outcome, Position, Stats};
 pub use text::TextStream;
-pub use trio::{MappedProxies, Models, NAMES, RunOptions, model_path, pair, token_map};
+pub use trio::{MappedProxies, Models, NAMES, RunOptions, model_path, pair, proxies, token_map};
 pub use tuned_prompts::TunedPrompts;
 
 use crate::config::{OnError, Speculate};
@@ -111,6 +111,7 @@ impl Decoder {
         let mut running: Vec<Running> = Vec::with_capacity(jobs.len());
         for job in jobs {
             let index = running.len();
+            self.pair.as_ref().map_or(Ok(()), |pair| pair.rule().check_alpha(job.alpha))?;
             running.push(Running::new(index, self.next, job, self.host.capabilities())?);
             self.next += 1;
         }

@@ -99,17 +99,18 @@ impl Running {
             return None;
         }
         if drafted == 0 || all {
-            // The tuned proxy has gone ahead: only its last row is missing.
-            let request = pair.push(self.id, &self.history, [1, drafted + 1]);
-            return Some(Rest { request, first: [drafted, 0], held: drafted + 1 });
+            // One proxy, in general the tuned one, has gone ahead: only its last row is missing.
+            let request = pair.push(self.id, &self.history, pair.rows_of(1, drafted + 1));
+            return Some(Rest { request, first: pair.rows_of(drafted, 0), held: drafted + 1 });
         }
-        if self.draft.in_lockstep {
+        // Where one proxy runs alone, it has gone ahead.
+        if self.draft.in_lockstep || pair.reads() != [true; 2] {
             return None;
         }
         // The row after the draft can wait until it is known that all of it was accepted.
         self.history.rollback(1);
-        let request = pair.push(self.id, &self.history, [0, drafted]);
+        let request = pair.push(self.id, &self.history, pair.rows_of(0, drafted));
         self.history.extend(&self.draft.tokens[drafted - 1..]);
-        Some(Rest { request, first: [drafted, 0], held: drafted })
+        Some(Rest { request, first: pair.rows_of(drafted, 0), held: drafted })
     }
 }

@@ -1,6 +1,7 @@
 //! From a configuration to models in memory, and from those to a decoder.
 
 use super::{DecodeOptions, Decoder, Pieces};
+use crate::backend::absent::Absent;
 use crate::backend::llama::{ContextOptions, LlamaContext, LlamaModel, LoadOptions, ThreadPool};
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
@@ -72,12 +73,14 @@ impl Models {
         if alone {
             return Ok(Self { host, proxies: None });
         }
-        let tuned = load(1, &tuning.tuned, "--tuned", tuning.gpu_layers, &tuning.device)?;
-        let untuned = load(2, &tuning.untuned, "--untuned", tuning.gpu_layers, &tuning.device)?;
         let vocabulary = host.vocabulary();
-        let tuned_map = token_map(&vocabulary, &tuned, NAMES[1])?;
-        let untuned_map = token_map(&vocabulary, &untuned, NAMES[2])?;
-        Ok(Self { host, proxies: Some([(tuned, tuned_map), (untuned, untuned_map)]) })
+        let proxies = proxies(config, &mut |which| {
+            let (path, flag) = [(&tuning.tuned, "--tuned"), (&tuning.untuned, "--untuned")][which];
+            let model = load(which + 1, path, flag, tuning.gpu_layers, &tuning.device)?;
+            let map = token_map(&vocabulary, &model, NAMES[which + 1])?;
+            Ok((model, map))
+        })?;
+        Ok(Self { host, proxies: Some(proxies) })
     }
 
     /// Makes the host's and the proxies' contexts and threads.
@@ -110,6 +113,29 @@ impl Models {
     }
 }
 
+/// Both proxies, by a function that loads the tuned one, 0, or the untuned one, 1. In the place of one that the rule does
+/// not read, unless it is named, stands the other once more, with its memory shared.
+///
+/// # Errors
+/// As `load`; for a rule that cannot be read, or a weight that means nothing under it.
+pub fn proxies<T: Clone>(config: &Config, load: &mut dyn FnMut(usize) -> Result<T>) -> Result<[T; 2]> {
+    let tuning = &config.proxy_tuning;
+    let rule = tuning.combine.rule()?;
+    rule.check_alpha(tuning.alpha)?;
+    let [read_tuned, read_untuned] = rule.reads();
+    if !read_tuned && tuning.tuned_prompt.system.is_some() {
+        let expected = "none: the tuned proxy is not read by the rule";
+        return Err(Error::invalid("tuned_prompt.system", format!("a text beside {rule}"), expected));
+    }
+    if !read_tuned && tuning.tuned.is_none() {
+        let untuned = load(1)?;
+        return Ok([untuned.clone(), untuned]);
+    }
+    let tuned = load(0)?;
+    let untuned = if read_untuned || tuning.untuned.is_some() { load(1)? } else { tuned.clone() };
+    Ok([tuned, untuned])
+}
+
 /// Makes contexts and threads for the tuned and the untuned proxy. `host_pool`: threads that they may use for passes in
 /// turn with the host's, on the same thread.
 ///
@@ -135,7 +161,24 @@ pub fn pair(
         let model = context(model, name, tuning.ctx, run, slots, pool, host_pool.clone())?;
         Ok::<_, Error>(Proxy { model, map: map.clone() })
     };
-    Pair::with_limit(proxy(tuned, NAMES[1])?, proxy(untuned, NAMES[2])?, layout.placement, limit)
+    let absent = |name: &str, beside: &Proxy| {
+        let model = CachedModel::new(format!("the {name}"), Absent(beside.model.capabilities().clone()));
+        Proxy { model, map: beside.map.clone() }
+    };
+    let rule = tuning.combine.rule()?;
+    let (tuned, untuned) = match rule.reads() {
+        [false, _] => {
+            let untuned = proxy(untuned, NAMES[2])?;
+            (absent(NAMES[1], &untuned), untuned)
+        }
+        [_, false] => {
+            let tuned = proxy(tuned, NAMES[1])?;
+            let untuned = absent(NAMES[2], &tuned);
+            (tuned, untuned)
+        }
+        [true, true] => (proxy(tuned, NAMES[1])?, proxy(untuned, NAMES[2])?),
+    };
+    Ok(Pair::with_limit(tuned, untuned, layout.placement, limit)?.with_rule(rule))
 }
 
 /// How eagerly threads wait that have their cores to themselves.

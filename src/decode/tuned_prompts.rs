@@ -1,7 +1,7 @@
 //! The prompt as the tuned proxy reads it.
 
 use crate::backend::llama::LlamaModel;
-use crate::config::TunedPrompt;
+use crate::config::ProxyTuning;
 use crate::error::{Error, Result};
 use crate::prompt::{Message, render};
 use crate::vocab::Token;
@@ -25,18 +25,23 @@ enum Template {
     None,
     /// By its own, which its file lacks.
     Missing,
+    /// Not at all: the rule does not read it.
+    Unread,
 }
 
 impl TunedPrompts {
     /// `host`: the host's template.
     ///
     /// # Errors
-    /// When a template's file cannot be read, or the host's is wanted and there is none.
-    pub fn new(tuned: Arc<LlamaModel>, host: Option<&str>, options: &TunedPrompt) -> Result<Self> {
+    /// When a template's file, or the rule's, cannot be read, or the host's is wanted and there is none.
+    pub fn new(tuned: Arc<LlamaModel>, host: Option<&str>, tuning: &ProxyTuning) -> Result<Self> {
+        let options = &tuning.tuned_prompt;
+        let [is_read, _] = tuning.combine.rule()?.reads();
         let wrong = |given: String| {
             Error::invalid("tuned_prompt.template", given, "own, host (where it has one), none or a file")
         };
         let template = match options.template.as_str() {
+            _ if !is_read => Template::Unread,
             "none" => Template::None,
             "own" => tuned.chat_template().map_or(Template::Missing, Template::Text),
             "host" => Template::Text(host.ok_or_else(|| wrong("host, which has none".into()))?.into()),
@@ -58,13 +63,16 @@ impl TunedPrompts {
     /// # Errors
     /// When there is no template, or it refuses the conversation.
     pub fn chat(&self, messages: Vec<Message>, system: Option<&str>) -> Result<Option<Vec<Token>>> {
-        if self.shared && self.system(system).is_none() {
+        self.refuse_unread(system)?;
+        if matches!(self.template, Template::Unread) || self.shared && self.system(system).is_none() {
             return Ok(None);
         }
         let messages = self.with_system(messages, system);
         let text = match &self.template {
             Template::Text(template) => render(template, &messages, &self.tuned.bos_eos_text())?,
-            Template::None => messages.into_iter().map(|m| m.content).collect::<Vec<_>>().join("\n\n"),
+            Template::None | Template::Unread => {
+                messages.into_iter().map(|m| m.content).collect::<Vec<_>>().join("\n\n")
+            }
             Template::Missing => {
                 let given = format!(
                     "the tuned proxy {}, which carries no chat template",
@@ -84,6 +92,7 @@ impl TunedPrompts {
     /// # Errors
     /// When the template refuses it.
     pub fn text(&self, prompt: &str, system: Option<&str>, control: bool) -> Result<Option<Vec<Token>>> {
+        self.refuse_unread(system)?;
         let Some(system) = self.system(system) else { return Ok(None) };
         if let Template::Text(template) = &self.template {
             let messages = [Message::new("system", system), Message::new("user", prompt)];
@@ -92,6 +101,17 @@ impl TunedPrompts {
         }
         // No template: the system prompt is text before the prompt.
         Ok(Some(self.tuned.tokenize(&format!("{system}\n\n{prompt}"), control)))
+    }
+
+    fn refuse_unread(&self, system: Option<&str>) -> Result<()> {
+        match (&self.template, self.system(system)) {
+            (Template::Unread, Some(_)) => {
+                let expected =
+                    "none: how host and proxies are combined (--combine) leaves the tuned proxy out";
+                Err(Error::invalid("--tuned-system", "a text", expected))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn system<'a>(&'a self, given: Option<&'a str>) -> Option<&'a str> {

@@ -1,8 +1,6 @@
 //! Logarithms of probabilities from rows of logits.
 
-/// Values summed at a time in f32 before they go to the f64 sum.
-const BLOCK: usize = 1024;
-const LANES: usize = 16;
+use crate::combine::log_sum_exp;
 
 /// `-ln softmax(row)[target]`, in nats. Infinite for a token without any probability, NaN for a row that holds NaN.
 pub fn nats(row: &[f32], target: usize) -> f64 {
@@ -10,101 +8,13 @@ pub fn nats(row: &[f32], target: usize) -> f64 {
     if logit == f32::NEG_INFINITY { f64::INFINITY } else { log_sum_exp(row) - f64::from(logit) }
 }
 
-/// `ln(sum(exp(row)))`.
-///
-/// A sweep takes it over a whole vocabulary for each token and each alpha, so it is written to be vectorised.
-pub fn log_sum_exp(row: &[f32]) -> f64 {
-    let max = max(row);
-    if !max.is_finite() {
-        return f64::from(max);
-    }
-    let sum: f64 = row.chunks(BLOCK).map(|block| f64::from(sum_exp(block, max))).sum();
-    f64::from(max) + sum.ln()
-}
-
-fn max(row: &[f32]) -> f32 {
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let (blocks, rest) = row.as_chunks::<LANES>();
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    for block in blocks {
-        for (lane, &x) in lanes.iter_mut().zip(block) {
-            *lane = larger(*lane, x);
-        }
-    }
-    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger)
-}
-
-fn sum_exp(block: &[f32], max: f32) -> f32 {
-    let (blocks, rest) = block.as_chunks::<LANES>();
-    let mut lanes = [0.0; LANES];
-    for block in blocks {
-        for (lane, &x) in lanes.iter_mut().zip(block) {
-            *lane += exp(x - max);
-        }
-    }
-    lanes.iter().sum::<f32>() + rest.iter().map(|&x| exp(x - max)).sum::<f32>()
-}
-
-/// `e^x` for x of at most 0, to a few units in the last place; below -87 as good as nothing.
-#[inline(always)]
-fn exp(x: f32) -> f32 {
-    // Adding it rounds to a whole number, which then stands in the lowest bits.
-    const ROUND: f32 = 12_582_912.0;
-    // ln 2 in two parts, of which the first has few bits, so that its multiples are exact.
-    const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
-    // A NaN stays one: the comparison is false.
-    let x = if x < -87.0 { -87.0 } else { x };
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
-    let power = shifted - ROUND;
-    let r = x - power * LN_2[0] - power * LN_2[1];
-    // Taylor's series; r is within half of ln 2.
-    let mut sum = 1.0 / 5040.0;
-    for factor in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-        sum = sum * r + factor;
-    }
-    let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
-    sum * scale
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn plainly(row: &[f32]) -> f64 {
-        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        f64::from(max) + row.iter().map(|&x| f64::from(x - max).exp()).sum::<f64>().ln()
-    }
-
     #[test]
-    fn the_exponential_is_within_a_few_units_in_the_last_place() {
-        for i in 0..870_000 {
-            let x = -(i as f32) * 1e-4;
-            let exact = f64::from(x).exp();
-            assert!((f64::from(exp(x)) / exact - 1.0).abs() < 4e-7, "{x}: {} {exact}", exp(x));
-        }
-    }
-
-    #[test]
-    fn sums_agree_with_plain_arithmetic_at_any_length_and_scale() {
-        for len in [1, 15, 16, 17, 1023, 1024, 4096, 5000] {
-            for scale in [0.0, 1.0, 30.0, 1000.0] {
-                let row: Vec<f32> =
-                    (0..len).map(|i| ((i * 7919 % 997) as f32 / 997.0 - 0.5) * scale).collect();
-                let (got, expected) = (log_sum_exp(&row), plainly(&row));
-                assert!(
-                    (got - expected).abs() < 1e-6 * expected.abs().max(1.0),
-                    "{len} {scale}: {got} {expected}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn masked_tokens_count_for_nothing_and_nan_is_not_hidden() {
-        let inf = f32::NEG_INFINITY;
-        assert!((log_sum_exp(&[inf, 0.0, 0.0, inf]) - 2f64.ln()).abs() < 1e-7);
-        assert_eq!(nats(&[inf, 0.0], 0), f64::INFINITY);
-        assert_eq!(log_sum_exp(&[inf; 40]), f64::NEG_INFINITY);
+    fn a_masked_token_is_impossible_and_nan_is_not_hidden() {
+        assert_eq!(nats(&[f32::NEG_INFINITY, 0.0], 0), f64::INFINITY);
         assert!(nats(&[0.0, f32::NAN, 1.0], 0).is_nan());
     }
 }

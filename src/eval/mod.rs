@@ -12,6 +12,8 @@ mod code;
 mod column;
 #[cfg(target_os = "linux")]
 pub mod contain;
+mod coverage;
+mod fit;
 mod generation;
 mod html;
 mod journal;
@@ -35,6 +37,8 @@ pub use choice::choices;
 #[cfg(target_os = "linux")]
 pub use code::code;
 pub use column::Column;
+pub use coverage::{Coverage, coverage};
+pub use fit::{Fit, FitKind, fit};
 pub use generation::{GenerationOptions, Verdict};
 pub use html::html;
 pub use journal::Journal;

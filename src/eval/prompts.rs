@@ -35,7 +35,7 @@ impl<'a> Prompts<'a> {
     pub fn new(setup: &'a Setup, options: &'a PromptOptions) -> Result<Self> {
         let host = &setup.models.host;
         let template = host.chat_template();
-        let own = &setup.config.proxy_tuning.tuned_prompt;
+        let own = &setup.config.proxy_tuning;
         let for_tuned = |tuned: &Arc<LlamaModel>| TunedPrompts::new(tuned.clone(), template.as_deref(), own);
         let tuned = setup.models.proxies.as_ref().map(|[(tuned, _), _]| for_tuned(tuned)).transpose()?;
         let host_template = match options.chat {

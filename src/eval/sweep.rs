@@ -5,8 +5,9 @@
 
 use super::column::Column;
 use super::reading::Reading;
-use super::table::{Active, Segment, Side, Table};
+use super::table::{Active, Measure, Scores, Segment, Side, Table};
 use crate::backend::llama::{ContextOptions, LlamaContext, LlamaModel, ThreadPool};
+use crate::combine::{ProxyTuning, Rule};
 use crate::config::Config;
 use crate::decode::{Models, NAMES};
 use crate::error::{Error, Result};
@@ -31,6 +32,23 @@ pub struct Direct {
 /// What the directly tuned model is called.
 pub(super) const DIRECT: &str = "directly tuned model";
 
+/// A model to make a context for.
+pub(super) struct Seat<'a> {
+    pub name: &'static str,
+    pub model: &'a Arc<LlamaModel>,
+    /// From host tokens to its own.
+    pub map: TokenMap,
+    /// Tokens of context; 0: what is needed.
+    pub ctx: usize,
+}
+
+impl<'a> Seat<'a> {
+    pub fn host(config: &Config, models: &'a Models) -> Self {
+        let map = TokenMap::identity(models.host.vocab_len());
+        Self { name: NAMES[0], model: &models.host, map, ctx: config.host.ctx }
+    }
+}
+
 /// What the models are asked to score: the tokens after the prompt.
 pub type Passage = History;
 
@@ -41,6 +59,7 @@ pub struct Scorer {
     /// What is known of each of them, in the same order.
     sides: Vec<Side>,
     alphas: Vec<f32>,
+    rule: Arc<dyn Rule>,
     threads: usize,
     /// Most rows in memory at once, for each model.
     rows: usize,
@@ -63,11 +82,30 @@ impl Scorer {
             return Err(Error::invalid("eval", "a host alone", "the three models of a trio"));
         };
         let tuning = &config.proxy_tuning;
+        let mut seats = vec![
+            Seat::host(config, models),
+            Seat { name: NAMES[1], model: &tuned.0, map: tuned.1.clone(), ctx: tuning.ctx },
+            Seat { name: NAMES[2], model: &untuned.0, map: untuned.1.clone(), ctx: tuning.ctx },
+        ];
+        if let Some(Direct { model, map }) = direct {
+            seats.push(Seat { name: DIRECT, model, map: map.clone(), ctx: config.host.ctx });
+        }
+        let rule = tuning.combine.rule()?;
+        alphas.iter().try_for_each(|&alpha| rule.check_alpha(alpha))?;
+        Ok(Self { alphas: alphas.to_vec(), rule, ..Self::over(config, seats, longest)? })
+    }
+
+    /// The same for any models, host first, with no alphas.
+    ///
+    /// # Errors
+    /// When memory or threads are short.
+    pub(super) fn over(config: &Config, seats: Vec<Seat<'_>>, longest: usize) -> Result<Self> {
+        let tuning = &config.proxy_tuning;
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if tuning.threads == 0 { cores() } else { tuning.threads };
         let pool = Arc::new(ThreadPool::new(threads, 0)?);
         let slots = (BATCH / longest.max(1)).clamp(1, tuning.slots);
-        let make = |name: &'static str, model: &Arc<LlamaModel>, map: TokenMap, ctx: usize| {
+        let make = |Seat { name, model, map, ctx }: Seat<'_>| {
             // A proxy that spells a token in several of its own needs some more.
             let room = longest + longest / 8 * usize::from(!map.is_identity());
             let context = if ctx == 0 { model.trained_context().min(room) } else { ctx };
@@ -83,19 +121,11 @@ impl Scorer {
             let context = LlamaContext::new(model.clone(), &options)?;
             Ok::<_, Error>((CachedModel::new(name_in_errors, context), Side::new(name, map)))
         };
-        let identity = TokenMap::identity(models.host.vocab_len());
-        let mut all = vec![
-            make(NAMES[0], &models.host, identity, config.host.ctx)?,
-            make(NAMES[1], &tuned.0, tuned.1.clone(), tuning.ctx)?,
-            make(NAMES[2], &untuned.0, untuned.1.clone(), tuning.ctx)?,
-        ];
-        if let Some(direct) = direct {
-            all.push(make(DIRECT, &direct.model, direct.map.clone(), config.host.ctx)?);
-        }
+        let all: Vec<_> = seats.into_iter().map(make).collect::<Result<_>>()?;
         let (models, sides): (Vec<_>, Vec<_>) = all.into_iter().unzip();
         let vocab = sides.iter().map(|side| side.map.proxy_len()).max().unwrap_or(1);
         let rows = (ROW_BYTES / 4 / vocab.max(1)).clamp(16, 4 * BATCH);
-        Ok(Self { models, sides, alphas: alphas.to_vec(), threads, rows, slots })
+        Ok(Self { models, sides, alphas: Vec::new(), rule: Arc::new(ProxyTuning), threads, rows, slots })
     }
 
     /// Lowers the number of rows of one model that are in memory at once, where memory is tight. A longer passage is
@@ -121,6 +151,25 @@ impl Scorer {
         done: &mut dyn FnMut(usize, Vec<f64>) -> Result<()>,
         listen: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<()> {
+        let (alphas, rule) = (self.alphas.clone(), self.rule.clone());
+        let scores = Scores { models: self.sides.len(), alphas: &alphas, rule: &*rule };
+        self.run(passages, &scores, &mut |_, _| {}, done, listen)
+    }
+
+    /// Measures the tokens of the passages. `each` is handed a passage's index with the values of one of its tokens,
+    /// `done` the sums over all of them once it is complete; the rest as [`score`](Self::score).
+    ///
+    /// # Errors
+    /// As [`score`](Self::score).
+    pub(super) fn run(
+        &mut self,
+        passages: &[Passage],
+        measure: &dyn Measure,
+        each: &mut dyn FnMut(usize, &[f64]),
+        done: &mut dyn FnMut(usize, Vec<f64>) -> Result<()>,
+        listen: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let width = measure.width();
         let mut active: Vec<Active> = Vec::new();
         let mut waiting = passages.iter().enumerate();
         let mut scored = 0;
@@ -128,17 +177,17 @@ impl Scorer {
             while active.len() < self.slots {
                 let Some((index, passage)) = waiting.next() else { break };
                 if passage.generated().is_empty() {
-                    done(index, vec![0.0; self.columns().len()])?;
+                    done(index, vec![0.0; width])?;
                 } else {
-                    active.push(self.read(index, passage)?);
+                    active.push(self.read(index, passage, width)?);
                 }
             }
             if active.is_empty() {
                 return Ok(());
             }
             let segments = self.segments(&active);
-            self.forward(&active, &segments, &mut || listen(scored))?;
-            self.add_up(&mut active, &segments)?;
+            self.forward(measure, &active, &segments, &mut || listen(scored))?;
+            self.add_up(measure, &mut active, &segments, each)?;
             for segment in &segments {
                 active[segment.passage].scored = segment.tokens.end;
                 scored += segment.tokens.len();
@@ -150,7 +199,7 @@ impl Scorer {
         }
     }
 
-    fn read<'a>(&self, index: usize, passage: &'a Passage) -> Result<Active<'a>> {
+    fn read<'a>(&self, index: usize, passage: &'a Passage, width: usize) -> Result<Active<'a>> {
         let reading = |(which, side): (usize, &Side)| match which {
             0 => Reading::plain(passage),
             _ => Reading::new(passage, &side.map, which == 1),
@@ -159,7 +208,7 @@ impl Scorer {
         if let Some((side, _)) = self.sides.iter().zip(&readings).find(|(_, r)| r.has_no_prompt()) {
             return Err(Error::engine(side.name, "nothing of the prompt can be spelt in its vocabulary"));
         }
-        Ok(Active { index, passage, readings, scored: 0, nats: vec![0.0; self.columns().len()] })
+        Ok(Active { index, passage, readings, scored: 0, nats: vec![0.0; width] })
     }
 
     /// What the next passes will compute: as much of each passage as there is room for rows.
@@ -176,15 +225,19 @@ impl Scorer {
         segments
     }
 
-    /// Runs all models, one after the other.
+    /// Runs all models that are needed, one after the other.
     fn forward(
         &mut self,
+        measure: &dyn Measure,
         active: &[Active],
         segments: &[Segment],
         listen: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<()> {
         for (which, (model, side)) in self.models.iter_mut().zip(&mut self.sides).enumerate() {
             side.work.clear();
+            if !measure.reads(which) {
+                continue;
+            }
             for segment in segments {
                 let a = &active[segment.passage];
                 let positions = a.readings[which].positions(&segment.tokens);
@@ -203,13 +256,20 @@ impl Scorer {
         Ok(())
     }
 
-    /// Adds the scores of all tokens of the segments.
-    fn add_up(&self, active: &mut [Active], segments: &[Segment]) -> Result<()> {
-        let table = Table { sides: &self.sides, alphas: &self.alphas, active, segments };
-        let (units, scores) = table.scores(self.threads)?;
-        for (&(segment, _), scores) in units.iter().zip(scores.chunks(self.columns().len())) {
+    /// Measures all tokens of the segments and adds up their values.
+    fn add_up(
+        &self,
+        measure: &dyn Measure,
+        active: &mut [Active],
+        segments: &[Segment],
+        each: &mut dyn FnMut(usize, &[f64]),
+    ) -> Result<()> {
+        let table = Table { sides: &self.sides, active, segments };
+        let (units, values) = table.measure(measure, self.threads)?;
+        for (&(segment, _), values) in units.iter().zip(values.chunks(measure.width())) {
             let a = &mut active[segments[segment].passage];
-            a.nats.iter_mut().zip(scores).for_each(|(sum, score)| *sum += score);
+            each(a.index, values);
+            a.nats.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
         }
         Ok(())
     }

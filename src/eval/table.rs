@@ -1,9 +1,9 @@
-//! From the rows of all models to scores: one for each token and column, computed on all threads.
+//! From the rows of all models to values for each token, computed on all threads: scores by column, or whatever is asked for.
 
 use super::likelihood::nats;
 use super::reading::Reading;
 use super::sweep::Passage;
-use crate::combine;
+use crate::combine::{Logits, Rule};
 use crate::error::{Error, Result};
 use crate::pair::Work;
 use crate::vocab::TokenMap;
@@ -32,7 +32,7 @@ pub(super) struct Active<'a> {
     pub readings: Vec<Reading>,
     /// Tokens scored so far.
     pub scored: usize,
-    /// Their scores by column.
+    /// Sums of what was measured of them; scores by column.
     pub nats: Vec<f64>,
 }
 
@@ -45,58 +45,60 @@ pub(super) struct Segment {
 /// One token to score: its segment and its place among the passage's tokens.
 pub(super) type Unit = (usize, usize);
 
-/// What there is to score from.
+/// What is computed for each token.
+pub(super) trait Measure: Sync {
+    /// Values for each token.
+    fn width(&self) -> usize;
+
+    /// Whether the rows of a side are needed.
+    fn reads(&self, side: usize) -> bool;
+
+    /// Writes the values of one token; `scratch` is used for rows.
+    fn measure(&self, table: &Table<'_>, unit: Unit, values: &mut [f64], scratch: &mut Scratch)
+    -> Result<()>;
+}
+
+/// Rows that one thread uses again.
+pub(super) type Scratch = [Vec<f32>; 2];
+
+/// What there is to measure from.
 pub(super) struct Table<'a> {
-    /// Host, tuned, untuned and, where there is one, the directly tuned model.
+    /// The host, then all others.
     pub sides: &'a [Side],
-    pub alphas: &'a [f32],
     pub active: &'a [Active<'a>],
     pub segments: &'a [Segment],
 }
 
 impl Table<'_> {
-    /// Scores all tokens of the segments; the scores of a unit stand side by side, in the order of the columns.
-    pub fn scores(&self, threads: usize) -> Result<(Vec<Unit>, Vec<f64>)> {
+    /// Measures all tokens of the segments; the values of a unit stand side by side.
+    pub fn measure(&self, measure: &dyn Measure, threads: usize) -> Result<(Vec<Unit>, Vec<f64>)> {
         let units_of = |(s, segment): (usize, &Segment)| segment.tokens.clone().map(move |t| (s, t));
         let units: Vec<Unit> = self.segments.iter().enumerate().flat_map(units_of).collect();
-        let columns = self.sides.len() + self.alphas.len();
-        let mut scores = vec![0.0; units.len() * columns];
+        let width = measure.width();
+        let mut values = vec![0.0; units.len() * width];
         let share = units.len().div_ceil(threads).max(1);
+        let part = |(units, values): (&[Unit], &mut [f64])| {
+            let mut scratch = Scratch::default();
+            let mut each = units.iter().zip(values.chunks_mut(width));
+            each.try_for_each(|(&unit, values)| measure.measure(self, unit, values, &mut scratch))
+        };
         let outcomes: Vec<Result<()>> = std::thread::scope(|scope| {
-            let parts = units.chunks(share).zip(scores.chunks_mut(share * columns));
-            let start = |(units, scores)| scope.spawn(move || self.score(units, scores, columns));
-            let threads: Vec<_> = parts.map(start).collect();
+            let parts = units.chunks(share).zip(values.chunks_mut(share * width));
+            let threads: Vec<_> = parts.map(|both| scope.spawn(move || part(both))).collect();
             let lost = |_| Err(Error::engine("eval", "a scoring thread ended"));
             threads.into_iter().map(|t| t.join().unwrap_or_else(lost)).collect()
         });
         outcomes.into_iter().collect::<Result<()>>()?;
-        Ok((units, scores))
+        Ok((units, values))
     }
 
-    fn score(&self, units: &[Unit], scores: &mut [f64], columns: usize) -> Result<()> {
-        let (mut offset, mut shifted) = (Vec::new(), Vec::new());
-        for (&unit, scores) in units.iter().zip(scores.chunks_mut(columns)) {
-            let (models, alphas) = scores.split_at_mut(self.sides.len());
-            // Columns name the untuned proxy before the tuned one.
-            for (score, which) in models.iter_mut().zip([0, 2, 1, 3]) {
-                *score = self.own(unit, which)?;
-            }
-            let [host, tuned, untuned] = [self.row(unit, 0)?, self.row(unit, 1)?, self.row(unit, 2)?];
-            offset.resize(host.len(), 0.0);
-            combine::offset(&mut offset, (tuned, &self.sides[1].map), (untuned, &self.sides[2].map))?;
-            let target = self.active[self.segments[unit.0].passage].passage.generated()[unit.1];
-            for (score, &alpha) in alphas.iter_mut().zip(self.alphas) {
-                shifted.clear();
-                shifted.extend_from_slice(host);
-                combine::shift_by(&mut shifted, &offset, alpha)?;
-                *score = nats(&shifted, target as usize);
-            }
-        }
-        Ok(())
+    /// The token that a unit is about, in the host's vocabulary.
+    pub fn target(&self, (segment, token): Unit) -> usize {
+        self.active[self.segments[segment].passage].passage.generated()[token] as usize
     }
 
     /// The row of model `which` that predicts a unit's token.
-    fn row(&self, unit: Unit, which: usize) -> Result<&[f32]> {
+    pub fn row(&self, unit: Unit, which: usize) -> Result<&[f32]> {
         self.row_at(unit, which, self.reading(unit, which).begin(unit.1) - 1)
     }
 
@@ -115,7 +117,7 @@ impl Table<'_> {
     }
 
     /// What a token costs model `which` by itself, over all of its own tokens that spell it.
-    fn own(&self, unit: Unit, which: usize) -> Result<f64> {
+    pub fn own(&self, unit: Unit, which: usize) -> Result<f64> {
         let reading = self.reading(unit, which);
         let mut sum = 0.0;
         for at in reading.begin(unit.1)..reading.begin(unit.1 + 1) {
@@ -126,5 +128,48 @@ impl Table<'_> {
             return Err(Error::engine(format!("the {}", self.sides[which].name), what));
         }
         Ok(sum)
+    }
+}
+
+/// What a token costs each model by itself, and the host shifted by each alpha: one value a column, in nats.
+pub(super) struct Scores<'a> {
+    /// Three, or four where there is a directly tuned model.
+    pub models: usize,
+    pub alphas: &'a [f32],
+    pub rule: &'a dyn Rule,
+}
+
+impl Measure for Scores<'_> {
+    fn width(&self) -> usize {
+        self.models + self.alphas.len()
+    }
+
+    fn reads(&self, _: usize) -> bool {
+        true
+    }
+
+    fn measure(
+        &self,
+        table: &Table<'_>,
+        unit: Unit,
+        values: &mut [f64],
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let (models, alphas) = values.split_at_mut(self.models);
+        // Columns name the untuned proxy before the tuned one.
+        for (score, which) in models.iter_mut().zip([0, 2, 1, 3]) {
+            *score = table.own(unit, which)?;
+        }
+        let [host, tuned, untuned] = [table.row(unit, 0)?, table.row(unit, 1)?, table.row(unit, 2)?];
+        let [advice, shifted] = scratch;
+        advice.resize(host.len(), 0.0);
+        self.rule.advise(advice, [(tuned, &table.sides[1].map), (untuned, &table.sides[2].map)])?;
+        for (score, &alpha) in alphas.iter_mut().zip(self.alphas) {
+            shifted.clear();
+            shifted.extend_from_slice(host);
+            self.rule.apply(Logits::F32(shifted), advice, alpha)?;
+            *score = nats(shifted, table.target(unit));
+        }
+        Ok(())
     }
 }

@@ -8,6 +8,7 @@ use super::report::{Metric, PERPLEXITY, Report};
 use super::setup::{Listen, Progress, Setup, check_alphas};
 use super::sweep::{Passage, Scorer};
 use super::{Column, Journal};
+use crate::backend::llama::LlamaModel;
 use crate::error::{Error, Result};
 use crate::vocab::Token;
 use serde_json::{Value, json};
@@ -95,16 +96,17 @@ fn recorded(value: &Value, columns: &[Column]) -> Option<Vec<f64>> {
     columns.iter().map(|c| value.get(c.key()).map(|v| v.as_f64().unwrap_or(f64::INFINITY))).collect()
 }
 
-struct Windows {
-    passages: Vec<Passage>,
+/// A text cut up.
+pub(super) struct Windows {
+    pub passages: Vec<Passage>,
     /// Bytes of all tokens that are scored.
     bytes: usize,
     /// Tokens of the longest passage.
-    longest: usize,
+    pub longest: usize,
 }
 
 impl Windows {
-    fn cut(setup: &Setup, text: &str, window: usize) -> Result<Self> {
+    pub fn cut(setup: &Setup, text: &str, window: usize) -> Result<Self> {
         let host = &setup.models.host;
         let begin: Vec<Token> = setup.begin().into_iter().collect();
         let (context, whose) = setup.context();
@@ -120,8 +122,7 @@ impl Windows {
             passage
         };
         let passages: Vec<Passage> = tokens.chunks(window).filter(|w| w.len() > 1).map(passage).collect();
-        let scored = |p: &Passage| p.generated().iter().map(|&t| host.piece(t, false).len()).sum::<usize>();
-        let bytes = passages.iter().map(scored).sum();
+        let bytes = passages.iter().map(|passage| scored_bytes(host, passage)).sum();
         if bytes == 0 {
             return Err(Error::invalid(
                 "text",
@@ -132,4 +133,9 @@ impl Windows {
         let longest = window.min(tokens.len()) + begin.len();
         Ok(Self { passages, bytes, longest })
     }
+}
+
+/// Bytes that the scored tokens of a passage spell.
+pub(super) fn scored_bytes(host: &LlamaModel, passage: &Passage) -> usize {
+    passage.generated().iter().map(|&t| host.piece(t, false).len()).sum()
 }

@@ -1,6 +1,6 @@
 //! The sequences of one request, told apart by what they have read.
 
-use crate::combine::{self, Logit, Shift};
+use crate::combine::{Logit, Shift};
 use crate::error::{Error, Result};
 use crate::pair::plan::common_prefix;
 use crate::pair::{History, Runner, Sequence};
@@ -44,7 +44,7 @@ impl<T> Member<T> {
     /// As [`Sequence::shift`].
     pub fn shift<L: Logit>(&mut self, logits: &mut [L]) -> Result<Shift> {
         if self.guessed {
-            return combine::shift_by(logits, &self.offset, self.sequence.alpha());
+            return self.sequence.shift_by(logits, &self.offset);
         }
         self.sequence.shift(logits)
     }

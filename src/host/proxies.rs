@@ -2,7 +2,7 @@
 
 use crate::backend::llama::{LlamaModel, LoadOptions};
 use crate::config::Config;
-use crate::decode::{NAMES, RunOptions, model_path, pair, token_map};
+use crate::decode::{NAMES, RunOptions, model_path, pair, proxies, token_map};
 use crate::error::Result;
 use crate::pair::{Pair, Placement, Runner};
 use crate::vocab::{TokenMap, Vocabulary};
@@ -47,8 +47,10 @@ impl Proxies {
             };
             LlamaModel::load(model_path(path, key)?, options).map(Arc::new)
         };
-        let models =
-            [load(&tuning.tuned, "proxy_tuning.tuned")?, load(&tuning.untuned, "proxy_tuning.untuned")?];
+        let models = proxies(&config, &mut |which| match which {
+            0 => load(&tuning.tuned, "proxy_tuning.tuned"),
+            _ => load(&tuning.untuned, "proxy_tuning.untuned"),
+        })?;
         Ok(Self { config, models })
     }
 
@@ -57,7 +59,7 @@ impl Proxies {
         &self.config
     }
 
-    /// Tuned and untuned proxy.
+    /// Tuned and untuned proxy. Of one that is not named, because the rule does not read it, the other takes the place.
     pub fn models(&self) -> &[Arc<LlamaModel>; 2] {
         &self.models
     }

@@ -6,6 +6,7 @@
 mod breaker;
 mod cached;
 mod chooser;
+mod combined;
 mod history;
 mod lane;
 pub mod plan;
@@ -21,12 +22,13 @@ pub use runner::{Runner, RunnerStats};
 pub use sequence::Sequence;
 pub use work::Work;
 
-use crate::combine::{self, Shift};
+use crate::combine::{ProxyTuning, Rule};
 use crate::error::{Error, Result};
 use crate::vocab::TokenMap;
 use breaker::Breaker;
 use chooser::Chooser;
 use lane::Lane;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// One of the two small models, and where the host's tokens stand in its vocabulary.
@@ -67,6 +69,9 @@ pub struct Pair {
     tuned: Lane,
     untuned: Lane,
     maps: [TokenMap; 2],
+    rule: Arc<dyn Rule>,
+    /// What the rule looks at.
+    reads: [bool; 2],
     works: Option<[Work; 2]>,
     context: [usize; 2],
     names: [String; 2],
@@ -116,6 +121,8 @@ impl Pair {
             tuned: t,
             untuned: u,
             maps: [tuned.map, untuned.map],
+            rule: Arc::new(ProxyTuning),
+            reads: ProxyTuning.reads(),
             works: Some(Default::default()),
             context,
             names,
@@ -141,8 +148,9 @@ impl Pair {
     }
 
     /// Adds a request for the last positions of a sequence, as many rows of the tuned and of the untuned proxy as
-    /// `rows` says; returns its index. A proxy of which 0 are wanted does not run.
+    /// `rows` says; returns its index. A proxy of which 0 are wanted, or that the rule does not read, does not run.
     pub fn push(&mut self, sequence: SequenceId, history: &History, rows: [usize; 2]) -> usize {
+        let rows = [0, 1].map(|i| if self.reads[i] { rows[i] } else { 0 });
         let [tuned_map, untuned_map] = &self.maps;
         let [tuned, untuned] = self.works.get_or_insert_default();
         tuned.push(sequence, rows[0], |tokens| history.write_tuned(tuned_map, tokens));
@@ -327,43 +335,6 @@ impl Pair {
         let Some(works) = &self.works else { return Ok(()) };
         self.tuned.model()?.append_rows(&works[0], index, tuned)?;
         self.untuned.model()?.append_rows(&works[1], index, untuned)
-    }
-
-    /// Row `row` of request `index`, tuned and untuned.
-    ///
-    /// # Errors
-    /// As [`Pair::tuned_row`].
-    pub fn row(&self, index: usize, row: usize) -> Result<[&[f32]; 2]> {
-        Ok([self.tuned_row(index, row)?, self.untuned_row(index, row)?])
-    }
-
-    /// Writes `tuned - untuned` of a row over the host's vocabulary.
-    ///
-    /// # Errors
-    /// As [`Pair::tuned_row`].
-    pub fn offset(&self, index: usize, row: usize, offset: &mut [f32]) -> Result<()> {
-        let [tuned, untuned] = self.row(index, row)?;
-        combine::offset(offset, (tuned, &self.maps[0]), (untuned, &self.maps[1]))
-    }
-
-    /// Adds `alpha * (tuned - untuned)` to the host's logits, in place; both rows over their proxy's own vocabulary.
-    /// `scratch` is used where the vocabularies differ.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] when a row has the wrong length; `host` is untouched then.
-    pub fn shift(
-        &self,
-        host: &mut [f32],
-        [tuned, untuned]: [&[f32]; 2],
-        alpha: f32,
-        scratch: &mut Vec<f32>,
-    ) -> Result<Shift> {
-        if self.maps.iter().all(TokenMap::is_identity) {
-            return combine::shift(host, tuned, untuned, alpha);
-        }
-        scratch.resize(host.len(), 0.0);
-        combine::offset(scratch, (tuned, &self.maps[0]), (untuned, &self.maps[1]))?;
-        combine::shift_by(host, scratch, alpha)
     }
 
     /// From host tokens to the tuned and to the untuned proxy's.

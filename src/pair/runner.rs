@@ -2,6 +2,7 @@
 
 use super::sync::{Arc, Mutex, PoisonError, Receiver, Sender, TryRecvError, thread, unbounded};
 use super::{History, Pair, SequenceId};
+use crate::combine::Rule;
 use crate::error::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
@@ -87,6 +88,7 @@ pub struct Runner {
     stats: Arc<RunnerStats>,
     vocab: usize,
     context: [usize; 2],
+    rule: std::sync::Arc<dyn Rule>,
     next: AtomicU64,
 }
 
@@ -118,7 +120,7 @@ impl Runner {
     fn with_owner(pair: Pair) -> (Self, Owner) {
         let (inbox, messages) = unbounded();
         let stats = Arc::new(RunnerStats::default());
-        let (vocab, context) = (pair.host_vocab(), pair.context());
+        let (vocab, context, rule) = (pair.host_vocab(), pair.context(), pair.rule().clone());
         let owner = Owner {
             pair,
             messages,
@@ -127,7 +129,8 @@ impl Runner {
             stats: stats.clone(),
             open: true,
         };
-        (Self { inbox, thread: None, here: None, stats, vocab, context, next: AtomicU64::new(0) }, owner)
+        let next = AtomicU64::new(0);
+        (Self { inbox, thread: None, here: None, stats, vocab, context, rule, next }, owner)
     }
 
     /// Starts what sequences have announced, in one round for all ([`Sequence::announce`](super::Sequence::announce)).
@@ -157,6 +160,11 @@ impl Runner {
         self.context
     }
 
+    /// How host and proxies are combined.
+    pub fn rule(&self) -> &dyn Rule {
+        &*self.rule
+    }
+
     /// What it has done so far.
     pub fn stats(&self) -> &Arc<RunnerStats> {
         &self.stats
@@ -164,7 +172,8 @@ impl Runner {
 
     fn link(&self) -> Link {
         let sequence = self.next.fetch_add(1, Relaxed);
-        Link { sequence, inbox: self.inbox.clone(), vocab: self.vocab, here: self.here.clone() }
+        let (inbox, rule, here) = (self.inbox.clone(), self.rule.clone(), self.here.clone());
+        Link { sequence, inbox, vocab: self.vocab, rule, here }
     }
 }
 
@@ -182,6 +191,7 @@ pub(super) struct Link {
     pub sequence: SequenceId,
     pub inbox: Sender<Message>,
     pub vocab: usize,
+    pub rule: std::sync::Arc<dyn Rule>,
     here: Option<Arc<Mutex<Owner>>>,
 }
 
@@ -311,7 +321,8 @@ impl Owner {
             self.pair.swap_remove(index);
             let counter = if offset.is_ok() { &self.stats.offsets } else { &self.stats.failures };
             counter.fetch_add(1, Relaxed);
-            self.stats.history_tokens.fetch_add(2 * history.tokens().len() as u64, Relaxed);
+            let models = self.pair.reads().into_iter().filter(|&runs| runs).count();
+            self.stats.history_tokens.fetch_add((models * history.tokens().len()) as u64, Relaxed);
             // Nobody listens when the sequence was dropped meanwhile.
             let _ = reply.send(offset);
         }

@@ -3,7 +3,7 @@
 use super::History;
 use super::runner::{Link, Message, Wish, stopped};
 use super::sync::{Receiver, bounded};
-use crate::combine::{self, Logit, Shift};
+use crate::combine::{Logit, Shift};
 use crate::error::Result;
 use crate::vocab::Token;
 
@@ -154,7 +154,8 @@ impl Sequence {
     }
 
     /// The offset `tuned - untuned` for the token that follows the present history: one value for each of the
-    /// host's tokens, not yet weighed by `alpha`. Waits for the proxies where it must. All zero where `alpha` is 0:
+    /// host's tokens, not yet weighed by `alpha`; under another rule than proxy-tuning its
+    /// [advice](crate::combine::Rule::advise). Waits for the proxies where it must. All zero where `alpha` is 0:
     /// then no model runs.
     ///
     /// # Errors
@@ -197,7 +198,8 @@ impl Sequence {
         whole
     }
 
-    /// Adds `alpha * (tuned - untuned)` to the host's logits for the present history, in place.
+    /// Combines the host's logits for the present history with what the proxies say, in place: adds
+    /// `alpha * (tuned - untuned)`, unless the pair has another [rule](super::Pair::with_rule).
     ///
     /// Asked twice for one history it computes once, and shifts whatever it is given. With `alpha` 0 no model runs.
     ///
@@ -208,8 +210,16 @@ impl Sequence {
         if self.alpha == 0.0 {
             return Ok(Shift::default());
         }
-        let alpha = self.alpha;
-        combine::shift_by(logits, self.offset()?, alpha)
+        let (alpha, rule) = (self.alpha, self.link.rule.clone());
+        rule.apply(L::of_row(logits), self.offset()?, alpha)
+    }
+
+    /// As [`shift`](Self::shift) with an offset that was [taken out](Self::take_offset).
+    ///
+    /// # Errors
+    /// When the lengths differ; `logits` is untouched then.
+    pub fn shift_by<L: Logit>(&self, logits: &mut [L], offset: &[f32]) -> Result<Shift> {
+        self.link.rule.apply(L::of_row(logits), offset, self.alpha)
     }
 }
 

@@ -88,7 +88,7 @@ impl App {
         let vocabulary = host.shape.vocabulary.len();
         let proxies = tokio::task::spawn_blocking(move || ProxyTuning::new(config, &host)).await;
         let tuning = proxies.map_err(|e| Error::engine("proxytune", e.to_string()))??;
-        let own = &tuning.config().proxy_tuning.tuned_prompt;
+        let own = &tuning.config().proxy_tuning;
         let tuned = tuning.proxies().models()[0].clone();
         let prompts = TunedPrompts::new(tuned, template.as_deref(), own)?;
         let engine = Engine::new(mistralrs, context, vocabulary, template.is_some());

@@ -3,6 +3,7 @@
 use super::App;
 use super::error::{ApiError, ApiResult};
 use crate::decode::NAMES;
+use crate::error::Error;
 use crate::host::mistralrs::{EarlyStart, Processor, RequestOptions, SamplingOptions};
 use crate::prompt::Message;
 use crate::vocab::Token;
@@ -66,7 +67,12 @@ impl Job {
             early_start: early_start(&request),
             sampling: Some(sampling_options(&request, seed)),
         };
-        let processor = app.tuning.processor(options)?;
+        let processor = app.tuning.processor(options).map_err(|error| match error {
+            Error::Invalid { name, given, expected } if name == "--alpha" => {
+                Error::invalid("proxy_tuning.alpha", given, expected)
+            }
+            other => other,
+        })?;
         request.logits_processors = Some(vec![processor.clone()]);
         Ok(Prepared { request, processor, prompt_tokens: tokens.len() })
     }

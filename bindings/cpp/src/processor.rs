@@ -108,6 +108,8 @@ impl Processor {
             // SAFETY: as the caller promises.
             let rows = unsafe { row::check_mut(rows, false) }?;
             let mut requests = self.requests()?;
+            // Without rows as well, so that an engine can ask before it takes requests.
+            requests.refuse_more_than_offsets()?;
             let Some(last) = rows.len().checked_sub(1) else { return Ok(()) };
             if out.is_null() || !out.is_aligned() {
                 let given = if out.is_null() { "null" } else { "a pointer that is not aligned" };

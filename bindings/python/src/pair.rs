@@ -8,7 +8,6 @@ use crate::tensor::Tensor;
 use crate::texts::Texts;
 use crate::tokens::histories;
 use numpy::{PyArray1, PyArray2, PyArrayMethods};
-use proxytune::combine;
 use proxytune::config::check_alpha;
 use proxytune::host::requests::{Logits, Requests, TunedPrompt};
 use proxytune::vocab::Token;
@@ -60,6 +59,9 @@ struct State {
     /// Offsets of the last batch; kept for its memory.
     offsets: Vec<f32>,
 }
+
+/// What is computed of rows: see `Requests::offsets`.
+type Write = fn(&mut Requests, &mut [BatchRow<'_>], &mut [f32], usize) -> proxytune::Result<()>;
 
 /// Why rows have no offset, by row.
 pub type Failures = BTreeMap<usize, String>;
@@ -128,7 +130,8 @@ impl ProxyPair {
     ///     float32, shape (histories, vocab_size). 0 for a token that a proxy lacks.
     ///
     /// The interpreter's lock is released while the models run. Raises ``RuntimeError`` where a proxy fails, for
-    /// instance on a history longer than its context.
+    /// instance on a history longer than its context; ``ValueError`` where the configuration's ``combine`` is more than
+    /// an offset.
     fn offsets<'py>(
         &self,
         py: Python<'py>,
@@ -139,7 +142,9 @@ impl ProxyPair {
         let (offsets, failures) = py
             .detach(|| {
                 let mut state = lock(state);
-                let failures = state.compute(&histories)?;
+                state.requests.refuse_more_than_offsets()?;
+                let failures =
+                    state.compute(&histories, |core, rows, out, stride| core.offsets(rows, out, stride))?;
                 Ok((std::mem::take(&mut state.offsets), failures))
             })
             .map_err(|e| exception(&e))?;
@@ -244,13 +249,13 @@ impl State {
         self.requests.prefetch(&rows)
     }
 
-    /// Computes the offsets of all histories, in one round; of those that failed they are 0.
-    fn compute(&mut self, histories: &[Vec<Token>]) -> proxytune::Result<Failures> {
+    /// Computes the offsets of all histories, or what else `what` writes, in one round; of those that failed they are 0.
+    fn compute(&mut self, histories: &[Vec<Token>], what: Write) -> proxytune::Result<Failures> {
         let vocab = self.requests.vocab();
         let requests = self.assign(histories)?;
         let mut rows: Vec<_> = requests.iter().zip(histories).map(|(&r, h)| BatchRow::new(r, h)).collect();
         self.offsets.resize(rows.len() * vocab, 0.0);
-        self.requests.offsets(&mut rows, &mut self.offsets, vocab)?;
+        what(&mut self.requests, &mut rows, &mut self.offsets, vocab)?;
         let failed: Vec<_> =
             rows.iter().enumerate().filter(|(_, row)| row.failed()).map(|(at, _)| at).collect();
         let failures = failed.into_iter().map(|at| (at, why(&self.requests, requests[at]))).collect();
@@ -267,23 +272,23 @@ impl State {
         alphas: &[f32],
         stops: bool,
     ) -> proxytune::Result<Failures> {
+        alphas.iter().try_for_each(|&alpha| self.requests.rule().check_alpha(alpha))?;
         // Where nothing is added no model runs.
         let wanted: Vec<usize> = (0..histories.len()).filter(|&row| alphas[row] != 0.0).collect();
         let mut histories = histories;
         let histories: Vec<_> = wanted.iter().map(|&row| std::mem::take(&mut histories[row])).collect();
-        let failures = self.compute(&histories)?;
+        let failures = self.compute(&histories, |core, rows, out, stride| core.advice(rows, out, stride))?;
         let failures: Failures = failures.into_iter().map(|(at, why)| (wanted[at], why)).collect();
         if stops && !failures.is_empty() {
             return Ok(failures);
         }
         let mut offsets = self.offsets.chunks_exact(self.requests.vocab());
-        for (row, &alpha) in rows.zip(alphas).filter(|(_, alpha)| **alpha != 0.0) {
+        let rule = self.requests.rule();
+        for (at, (row, &alpha)) in rows.zip(alphas).enumerate().filter(|(_, (_, alpha))| **alpha != 0.0) {
             let Some(offset) = offsets.next() else { break };
-            match row {
-                Logits::F32(row) => combine::shift_by(row, offset, alpha),
-                Logits::F16(row) => combine::shift_by(row, offset, alpha),
-                Logits::Bf16(row) => combine::shift_by(row, offset, alpha),
-            }?;
+            if !failures.contains_key(&at) {
+                rule.apply(row, offset, alpha)?;
+            }
         }
         Ok(failures)
     }

@@ -96,6 +96,13 @@ impl LogitsProcessor {
         self.settings.background
     }
 
+    /// Whether the proxies' part is an offset, so that ``offsets_`` can serve it: true for proxy-tuning, false for the other
+    /// ways to combine.
+    #[getter]
+    fn is_offset(&self) -> PyResult<bool> {
+        Ok(lock(self.state.get()?).requests.rule().is_offset())
+    }
+
     /// Requests that keep their place in the proxies' caches; beyond that they take turns.
     #[getter]
     fn sequences(&self) -> usize {

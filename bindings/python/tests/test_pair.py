@@ -208,3 +208,42 @@ def test_help_teaches():
         assert len(text) > 200
     assert "vocab_size=4096" in repr(ProxyPair(settings(), vocabulary=FIXTURES / "host-f32.gguf"))
     assert ProxyPair({"host": {"model": HOST}, **settings()}).vocab_size == 4096
+
+
+def log_softmax(rows):
+    rows = rows - rows.max(-1, keepdims=True)
+    return rows - np.log(np.exp(rows).sum(-1, keepdims=True))
+
+
+class TestOtherRules:
+    def test_a_contrast_keeps_what_the_host_holds_plausible(self):
+        contrast = ProxyPair(settings(combine={"rule": "contrastive", "mask": 0.2}), vocabulary=HOST)
+        host = golden("prose-64.host").copy()
+        shifted = host.copy()
+        assert contrast.shift_(shifted, histories(CASE)) == {}
+        plausible = host >= host.max(-1, keepdims=True) + np.log(0.2)
+        assert (np.isfinite(shifted) == plausible).all()
+        # ln host - ln untuned, but for what a row has in common.
+        untuned = host - shifted
+        assert all(np.exp(row[kept]).sum() <= 1 for row, kept in zip(untuned, plausible))
+
+    def test_a_mean_has_half_of_the_hosts_probability_at_least(self):
+        mean = ProxyPair(settings(combine="mean"), vocabulary=HOST)
+        host = golden("prose-64.host").copy()
+        mixed = host.copy()
+        assert mean.shift_(mixed, histories(CASE)) == {}
+        np.testing.assert_allclose(np.exp(mixed).sum(-1), 1, atol=1e-4)
+        assert (np.exp(mixed) >= 0.4999 * np.exp(log_softmax(host))).all()
+        assert (np.abs(mixed - log_softmax(host)) > 0.01).any()
+
+    def test_are_refused_where_only_offsets_are_taken(self):
+        mean = ProxyPair(settings(combine="mean"), vocabulary=HOST)
+        with pytest.raises(ValueError, match="combine: .*proxy-tuning where only offsets are taken"):
+            mean.offsets(histories(CASE))
+        with pytest.raises(ValueError, match="0 or more"):
+            mean.shift_(golden("prose-64.host").copy(), histories(CASE), -1.0)
+        processor = proxytune.LogitsProcessor(settings(combine="mean"), vocabulary=HOST)
+        assert not processor.is_offset
+        assert proxytune.LogitsProcessor(settings(), vocabulary=HOST).is_offset
+        with pytest.raises(ValueError, match="scalar|fit"):
+            ProxyPair(settings(combine="scalar"), vocabulary=HOST)

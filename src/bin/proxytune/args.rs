@@ -1,12 +1,13 @@
 //! What can be said on the command line. Flags win over the configuration file.
 
 pub mod eval;
+pub mod fit;
 pub mod host;
 pub mod serve;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proxytune::backend::llama::SamplerOptions;
-use proxytune::config::{Config, Placement, Speculate};
+use proxytune::config::{Combine, Config, Placement, Speculate};
 use proxytune::{Error, Result};
 use std::path::PathBuf;
 
@@ -51,6 +52,8 @@ pub enum Command {
     Bench(Bench),
     /// Score host, proxies and shifted host on a text or a task, over a sweep of alpha
     Eval(Box<eval::Eval>),
+    /// Fit a mixture of host and tuned proxy on a text, for --combine
+    Fit(fit::Fit),
     /// Serve the proxy-tuned host over HTTP, as OpenAI's interface: in mistral.rs, or as a gateway with --engine openai
     Serve(Box<serve::Serve>),
 }
@@ -83,6 +86,10 @@ pub struct Trio {
     /// Untuned proxy (GGUF)
     #[arg(long, value_name = "GGUF")]
     untuned: Option<PathBuf>,
+    /// How host and proxies are combined: proxy-tuning, contrastive, mean, or a TOML file such as `proxytune fit` writes
+    /// [default: proxy-tuning]
+    #[arg(long, value_name = "RULE|F.toml")]
+    combine: Option<Combine>,
     /// Engine that runs the host
     #[arg(long, value_enum, default_value_t = Engine::Llama)]
     engine: Engine,
@@ -203,6 +210,9 @@ impl Trio {
                 place.clone_from(flag);
             }
         }
+        if let Some(combine) = &self.combine {
+            tuning.combine = combine.clone();
+        }
         tuning.threads = self.threads.unwrap_or(tuning.threads);
         tuning.placement = self.placement.map_or(tuning.placement, Into::into);
         if tuning.threads > 1024 {
@@ -307,6 +317,9 @@ impl Sampling {
 pub struct Check {
     #[command(flatten)]
     pub shared: Shared,
+    /// Also run the host over this text, and say what share of its probability the proxies' vocabularies cover
+    #[arg(long, value_name = "F")]
+    pub text: Option<PathBuf>,
 }
 
 #[derive(Args)]

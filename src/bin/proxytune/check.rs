@@ -1,13 +1,19 @@
 //! `proxytune check`: can these three models work together?
 
 use crate::args::{Check, Format};
+use crate::progress::{Progress, load};
 use proxytune::Result;
 use proxytune::backend::llama::{LlamaModel, LoadOptions};
 use proxytune::config::Config;
 use proxytune::decode::{NAMES, model_path, token_map};
+use proxytune::eval::{self, Coverage, Setup};
+use proxytune::vocab::TokenMap;
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+/// Tokens of the windows that a text is cut into.
+const WINDOW: usize = 512;
 
 /// One line of the table.
 struct Row {
@@ -27,21 +33,30 @@ pub fn run(args: &Check) -> Result<ExitCode> {
     let config = args.shared.config()?;
     args.shared.refuse_api()?;
     let tuning = &config.proxy_tuning;
+    let text = args.text.as_deref().map(eval::read_text).transpose()?;
     let host = open(&config.host.model, "--host")?;
-    let tuned = open(&tuning.tuned, "--tuned")?;
-    let untuned = open(&tuning.untuned, "--untuned")?;
     let vocabulary = host.vocabulary();
     let mut rows = vec![row(NAMES[0], &host, None, &config)];
-    let mut problems = Vec::new();
-    for (name, proxy) in [(NAMES[1], &tuned), (NAMES[2], &untuned)] {
-        let common = match token_map(&vocabulary, proxy, name) {
-            Ok(map) => Some(map.common()),
+    let (mut maps, mut problems) = (Vec::new(), Vec::new());
+    let read = tuning.combine.rule()?.reads();
+    let proxies = [(NAMES[1], &tuning.tuned, "--tuned"), (NAMES[2], &tuning.untuned, "--untuned")];
+    for ((name, path, flag), is_read) in proxies.into_iter().zip(read) {
+        if !is_read && path.is_none() {
+            continue;
+        }
+        let proxy = open(path, flag)?;
+        let common = match token_map(&vocabulary, &proxy, name) {
+            Ok(map) => {
+                let common = map.common();
+                maps.push(map);
+                Some(common)
+            }
             Err(error) => {
                 problems.push(error.to_string());
                 None
             }
         };
-        rows.push(row(name, proxy, common, &config));
+        rows.push(row(name, &proxy, common, &config));
     }
     if rows.iter().any(|r| r.tokenizer != rows[0].tokenizer) {
         problems.push(
@@ -50,14 +65,44 @@ pub fn run(args: &Check) -> Result<ExitCode> {
                 .into(),
         );
     }
+    let coverage = match (text, maps.len() == rows.len() - 1) {
+        (Some(text), true) => Some(cover(&config, &maps, &text)?),
+        _ => None,
+    };
     match args.shared.format {
-        Format::Text => print_table(&rows, &problems),
+        Format::Text => {
+            print_table(&rows, &problems);
+            coverage.iter().for_each(print_coverage);
+        }
         Format::Json => {
             let rows: Vec<_> = rows.iter().map(Row::json).collect();
-            anstream::println!("{}", json!({ "models": rows, "problems": problems }));
+            let coverage =
+                coverage.map(|of| json!({ "tokens": of.tokens, "mean": of.mean, "least": of.least }));
+            anstream::println!("{}", json!({ "models": rows, "problems": problems, "coverage": coverage }));
         }
     }
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// What share of the host's probability on a text the proxies' vocabularies cover.
+fn cover(config: &Config, maps: &[TokenMap], text: &str) -> Result<Coverage> {
+    let models = load(config, true)?;
+    let context = if config.host.ctx == 0 { models.host.trained_context() } else { config.host.ctx };
+    let setup = Setup { config: config.clone(), models, direct: None, alphas: Vec::new() };
+    let mut bar = Progress::new("{msg} {bar:30} {pos}/{len}  {eta} left");
+    // A host may want a token at the beginning.
+    let window = WINDOW.min(context.saturating_sub(1));
+    eval::coverage(&setup, maps, text, window, &mut crate::eval::listen(&mut bar, "covering"))
+}
+
+fn print_coverage(coverage: &Coverage) {
+    let Coverage { mean, least, tokens } = coverage;
+    anstream::println!(
+        "\nThe proxies know the tokens of {:.3} % of the host's probability on this text ({:.3} % where it is least, of \
+         {tokens} positions).",
+        100.0 * mean,
+        100.0 * least
+    );
 }
 
 fn open(path: &Option<PathBuf>, flag: &str) -> Result<LlamaModel> {

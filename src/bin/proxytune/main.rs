@@ -4,6 +4,7 @@ mod args;
 mod bench;
 mod check;
 mod eval;
+mod fit;
 mod generate;
 mod progress;
 mod serve;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Fit(args) => fit::run(args),
         Command::Serve(args) => serve::run(args),
     };
     match outcome {

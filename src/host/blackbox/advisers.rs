@@ -54,6 +54,12 @@ impl Advisers {
     /// # Errors
     /// When a model cannot be loaded, or the two do not fit each other.
     pub fn load(config: Config, sequences: usize, longest: usize) -> Result<Self> {
+        let rule = config.proxy_tuning.combine.rule()?;
+        if !rule.is_offset() {
+            let expected =
+                "proxy-tuning for a host that does not show whole rows of logits, which this rule needs";
+            return Err(Error::invalid("--combine", rule, expected));
+        }
         let proxies = Proxies::load(config)?;
         let [tuned, untuned] = proxies.models().clone();
         let vocabulary = tuned.vocabulary();
@@ -62,7 +68,7 @@ impl Advisers {
         let run = RunOptions { sequences, longest, ..RunOptions::default() };
         let config = proxies.config();
         let pair = pair(&models, config, run, None)?;
-        let prompts = TunedPrompts::new(tuned.clone(), None, &config.proxy_tuning.tuned_prompt)?;
+        let prompts = TunedPrompts::new(tuned.clone(), None, &config.proxy_tuning)?;
         let (mut by_bytes, mut by_name) = (HashMap::new(), HashMap::new());
         for (id, entry) in vocabulary.entries().iter().enumerate() {
             let place = match entry.kind {

@@ -3,7 +3,7 @@
 use super::passes::Place;
 use super::tuner::{Row, Running, Tuner};
 use crate::backend::llama::sys::llama_token_data;
-use crate::combine;
+use crate::combine::Logits;
 use crate::config::OnError;
 use crate::error::{Error, Result};
 use crate::pair::{History, Sequence};
@@ -113,7 +113,7 @@ impl Chain {
         self.generating = true;
         sequence.sync(&self.history)?;
         sequence.draft(&self.draft);
-        let offset = sequence.offset()?;
+        let (rule, offset) = (running.runner.rule(), sequence.offset()?);
         self.logits.clear();
         self.logits.extend(candidates.iter().map(|c| c.logit));
         let in_order = candidates.iter().enumerate().all(|(i, c)| c.id == i as i32);
@@ -122,13 +122,13 @@ impl Chain {
             return Err(Error::Shape { what: "the host's row", got, expected });
         }
         if in_order && candidates.len() == offset.len() {
-            combine::shift_by(&mut self.logits, offset, alpha)?;
+            rule.apply(Logits::F32(&mut self.logits), offset, alpha)?;
         } else {
-            // Some of the tokens, or in another order. One that the proxies do not know gets no shift.
+            // Some of the tokens, or in another order. One that the proxies do not know is left to the host.
             let of = |c: &llama_token_data| usize::try_from(c.id).ok().and_then(|id| offset.get(id));
             self.offset.clear();
-            self.offset.extend(candidates.iter().map(|c| of(c).copied().unwrap_or(0.0)));
-            combine::shift_by(&mut self.logits, &self.offset, alpha)?;
+            self.offset.extend(candidates.iter().map(|c| of(c).copied().unwrap_or(rule.unknown())));
+            rule.apply(Logits::F32(&mut self.logits), &self.offset, alpha)?;
         }
         candidates.iter_mut().zip(&self.logits).for_each(|(c, &logit)| c.logit = logit);
         Ok(())

@@ -2,6 +2,7 @@
 
 use super::say;
 use crate::backend::llama::LlamaModel;
+use crate::combine::Rule;
 use crate::config::{Config, OnError};
 use crate::error::{Error, Result};
 use crate::host::vocabulary;
@@ -179,18 +180,25 @@ impl Tuner {
             ));
         }
         let ends = (0..shape.vocabulary.len() as Token).filter(|&t| model.is_end(t)).collect();
-        self.greet(&self.proxies.maps(&shape.vocabulary)?);
+        self.greet(runner.rule(), &self.proxies.maps(&shape.vocabulary)?);
         Ok(Arc::new(Running { background: runner.has_thread(), runner, ends }))
     }
 
-    fn greet(&self, maps: &[TokenMap; 2]) {
+    fn greet(&self, rule: &dyn Rule, maps: &[TokenMap; 2]) {
         let [tuned, untuned] = self.proxies.models().each_ref().map(|m| m.path().display());
         let common = maps.iter().map(TokenMap::common).min().unwrap_or(0);
-        say(format_args!(
-            "shifting by {} * ({tuned} - {untuned}), {common} of {} tokens in common",
-            self.alpha(),
-            maps[0].host_len()
-        ));
+        let (alpha, tokens) = (self.alpha(), maps[0].host_len());
+        match rule.is_offset() {
+            true => say(format_args!(
+                "shifting by {alpha} * ({tuned} - {untuned}), {common} of {tokens} tokens in common"
+            )),
+            false => {
+                let proxy = if rule.reads()[0] { tuned } else { untuned };
+                say(format_args!(
+                    "{rule}; alpha {alpha}, with {proxy}, {common} of {tokens} tokens in common"
+                ));
+            }
+        }
     }
 
     /// Takes note of a failure; the first one of its kind is told.

@@ -146,6 +146,7 @@ impl ProxyTuning {
     pub fn processor(&self, options: RequestOptions) -> Result<Arc<Processor>> {
         let alpha = options.alpha.unwrap_or(self.config().proxy_tuning.alpha);
         check_alpha(alpha)?;
+        self.0.runner.rule().check_alpha(alpha)?;
         let (tokens, context) = (options.tuned_prompt.as_ref().map_or(0, Vec::len), self.context()[0]);
         if tokens >= context {
             return Err(Error::Length { model: format!("the {}", NAMES[1]), tokens, context });

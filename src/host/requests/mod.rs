@@ -4,12 +4,13 @@
 //! A row is not a request. Rows may stand elsewhere at every step, come and go; a request may own several, such as the
 //! positions of a draft, or several texts that go on from one prompt. All rows of a call share one round of the proxies.
 
+mod offsets;
 mod row;
 
 pub use row::{Logits, Outcome, RequestId, Row, Stats, TunedPrompt};
 
 use super::proxies::{HostShape, Proxies};
-use crate::combine::{self, Shift};
+use crate::combine::{Rule, Shift};
 use crate::config::{Config, OnError, check_alpha};
 use crate::error::{Error, Result};
 use crate::pair::plan::common_prefix;
@@ -120,7 +121,7 @@ impl Requests {
             ));
         }
         let alpha = alpha.unwrap_or(self.alpha);
-        check_alpha(alpha).map_err(|error| match error {
+        check_alpha(alpha).and_then(|()| self.rule().check_alpha(alpha)).map_err(|error| match error {
             Error::Invalid { given, expected, .. } => Error::invalid("alpha", given, expected),
             other => other,
         })?;
@@ -184,7 +185,13 @@ impl Requests {
         Ok(())
     }
 
-    /// Adds `alpha * (tuned - untuned)` to each row, in place, and reports what became of it.
+    /// How host and proxies are combined.
+    pub fn rule(&self) -> &dyn Rule {
+        self.runner.rule()
+    }
+
+    /// Combines each row with what the proxies say, in place, and reports what became of it: adds
+    /// `alpha * (tuned - untuned)`, unless the configuration asks for another [rule](Self::rule).
     ///
     /// # Errors
     /// [`Error::Invalid`] that names the row, where one has an unknown request, an empty history, one that does not go
@@ -200,37 +207,9 @@ impl Requests {
             }
         }
         self.announce(rows)?;
-        self.deliver(rows, |_, row, offset, alpha| match offset {
-            Some(offset) => row.logits().shift(offset, alpha),
+        self.deliver(rows, |_, row, offset, alpha, rule| match offset {
+            Some(offset) => rule.apply(row.logits(), offset, alpha),
             None => Ok(Shift::default()),
-        })
-    }
-
-    /// Writes `alpha * (tuned - untuned)` for each row instead of adding it: `vocab` values for row `i` from
-    /// `out[i * stride]` on. For engines that have their logits elsewhere. What could not be used as a shift is 0, and so
-    /// are rows of which the proxies failed. `out` between the rows stays as it is.
-    ///
-    /// # Errors
-    /// As [`apply`](Self::apply), and where `stride` or `out` is too small; `out` is untouched then.
-    pub fn offsets<R: Row>(&mut self, rows: &mut [R], out: &mut [f32], stride: usize) -> Result<()> {
-        self.check(rows)?;
-        let vocab = self.vocab();
-        if stride < vocab {
-            return Err(Error::invalid("stride", stride, format!("at least {vocab}, the host's vocabulary")));
-        }
-        let needed = rows
-            .len()
-            .checked_sub(1)
-            .map_or(Some(0), |others| others.checked_mul(stride)?.checked_add(vocab));
-        if needed.is_none_or(|needed| out.len() < needed) {
-            let expected = format!("room for {} rows, {stride} values apart", rows.len());
-            return Err(Error::invalid("out", format!("{} values", out.len()), expected));
-        }
-        self.announce(rows)?;
-        self.deliver(rows, |at, _, offset, alpha| {
-            let out = &mut out[at * stride..][..vocab];
-            out.fill(0.0);
-            offset.map_or(Ok(Shift::default()), |offset| combine::shift_by(out, offset, alpha))
         })
     }
 
@@ -291,11 +270,12 @@ impl Requests {
     fn deliver<R: Row>(
         &mut self,
         rows: &mut [R],
-        mut write: impl FnMut(usize, &mut R, Option<&[f32]>, f32) -> Result<Shift>,
+        mut write: impl FnMut(usize, &mut R, Option<&[f32]>, f32, &dyn Rule) -> Result<Shift>,
     ) -> Result<()> {
+        let rule = self.runner.rule();
         for (at, row) in rows.iter_mut().enumerate().filter(|(_, r)| self.requests[&r.request()].alpha == 0.0)
         {
-            write(at, row, None, 0.0)?;
+            write(at, row, None, 0.0, rule)?;
             row.report(Outcome::Shifted);
         }
         for &(at, chain) in &self.order {
@@ -303,12 +283,12 @@ impl Requests {
             let Some(request) = self.requests.get_mut(&chain.request) else { continue };
             let outcome = match chain.offset(row.history()) {
                 Ok(offset) => {
-                    self.stats.ignored += write(at, row, Some(offset), request.alpha)?.ignored as u64;
+                    self.stats.ignored += write(at, row, Some(offset), request.alpha, rule)?.ignored as u64;
                     self.stats.shifted += 1;
                     Outcome::Shifted
                 }
                 Err(error) => {
-                    write(at, row, None, 0.0)?;
+                    write(at, row, None, 0.0, rule)?;
                     self.stats.failed += 1;
                     request.fail(chain.request, error);
                     if self.on_error == OnError::Stop { Outcome::Stop } else { Outcome::Unshifted }

@@ -1,9 +1,8 @@
 //! What an engine hands in and gets back.
 
-use crate::combine::{self, Shift};
-use crate::error::Result;
+pub use crate::combine::Logits;
+
 use crate::vocab::Token;
-use half::{bf16, f16};
 
 /// A request's number, chosen by the engine.
 pub type RequestId = u64;
@@ -18,35 +17,6 @@ pub trait Row {
     fn logits(&mut self) -> Logits<'_>;
     /// Takes note of what has become of it.
     fn report(&mut self, outcome: Outcome);
-}
-
-/// A row of logits in one of the formats that engines have them in.
-#[derive(Debug)]
-pub enum Logits<'a> {
-    /// IEEE 754 single precision.
-    F32(&'a mut [f32]),
-    /// IEEE 754 half precision.
-    F16(&'a mut [f16]),
-    /// The upper half of single precision.
-    Bf16(&'a mut [bf16]),
-}
-
-impl Logits<'_> {
-    pub(super) fn len(&self) -> usize {
-        match self {
-            Self::F32(row) => row.len(),
-            Self::F16(row) => row.len(),
-            Self::Bf16(row) => row.len(),
-        }
-    }
-
-    pub(super) fn shift(self, offset: &[f32], alpha: f32) -> Result<Shift> {
-        match self {
-            Self::F32(row) => combine::shift_by(row, offset, alpha),
-            Self::F16(row) => combine::shift_by(row, offset, alpha),
-            Self::Bf16(row) => combine::shift_by(row, offset, alpha),
-        }
-    }
 }
 
 /// What has become of a row.
@@ -69,7 +39,7 @@ pub struct Stats {
     pub shifted: u64,
     /// Rows that were not, because the proxies failed.
     pub failed: u64,
-    /// Single logits that were left as they were, see [`Shift::ignored`].
+    /// Single logits that were left as they were, see [`Shift::ignored`](crate::combine::Shift::ignored).
     pub ignored: u64,
     /// Rounds: at most one forward pass of each proxy, over all rows that waited.
     pub rounds: u64,

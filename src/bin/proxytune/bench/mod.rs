@@ -27,6 +27,11 @@ pub fn run(args: &Bench) -> Result<ExitCode> {
     let config = args.shared.config()?;
     args.shared.refuse_api()?;
     let sampler = args.sampling.options()?;
+    let rule = config.proxy_tuning.combine.rule()?;
+    if !rule.is_offset() {
+        let expected = "proxy-tuning: the floor is that of three models";
+        return Err(Error::invalid("--combine", rule, expected));
+    }
     for (name, value) in [("--tokens", args.tokens), ("--rounds", args.rounds)] {
         if value < 2 {
             return Err(Error::invalid(name, value, "at least 2"));

@@ -9,6 +9,7 @@ use crate::args::eval::{Alpha, Eval};
 use crate::progress::{Progress, load};
 use output::{ReportFile, open_journal};
 use proxytune::config::Config;
+use proxytune::decode::model_path;
 use proxytune::eval::{
     self, GenerationOptions, Items, Journal, Kind, Listen, Metric, Problem, Report, Rule, Setup,
 };
@@ -149,6 +150,9 @@ fn alphas(args: &Eval, config: &Config, task: &Task) -> Result<Vec<f32>> {
 }
 
 fn setup(args: &Eval, config: Config, alphas: Vec<f32>) -> Result<Setup> {
+    // Each proxy is scored by itself, whichever of them the rule reads.
+    model_path(&config.proxy_tuning.tuned, "--tuned")?;
+    model_path(&config.proxy_tuning.untuned, "--untuned")?;
     let models = load(&config, false)?;
     let mut progress = Progress::new("loading directly tuned model {bar:30} {percent:>3} %");
     let direct = match &args.direct {
@@ -196,6 +200,11 @@ fn evaluate(
         }
     };
     report.settings = settings(args, setup);
+    let rule = setup.config.proxy_tuning.combine.rule()?;
+    if !rule.is_offset() {
+        report.settings.push(("combined by".into(), rule.to_string()));
+        report.notes.push(format!("shifted by {rule}"));
+    }
     Ok(report)
 }
 
@@ -276,7 +285,7 @@ fn settings(args: &Eval, setup: &Setup) -> Vec<(String, String)> {
     settings
 }
 
-fn listen<'a>(
+pub fn listen<'a>(
     bar: &'a mut Progress,
     message: &'static str,
 ) -> impl FnMut(eval::Progress) -> ControlFlow<()> + 'a {

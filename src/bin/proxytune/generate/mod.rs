@@ -40,7 +40,7 @@ pub fn run(args: &Generate) -> Result<ExitCode> {
         ignore_end: false,
     };
     if args.compare {
-        return compare(config.proxy_tuning.alpha, &*engine, job, text.as_deref());
+        return compare(&how(&config)?, &*engine, job, text.as_deref());
     }
     let show = match args.shared.format {
         Format::Json => Show::Nothing,
@@ -132,7 +132,17 @@ fn decode(engine: &dyn Engine, job: Job, show: Show, explain: bool, alone: bool)
     }
 }
 
-fn compare(alpha: f32, engine: &dyn Engine, job: Job, prompt: Option<&str>) -> Result<ExitCode> {
+/// What is done to the host, in words.
+fn how(config: &Config) -> Result<String> {
+    let (alpha, rule) = (config.proxy_tuning.alpha, config.proxy_tuning.combine.rule()?);
+    Ok(if rule.is_offset() {
+        format!("The host, proxy-tuned with alpha {alpha}")
+    } else {
+        format!("The host, combined by {rule}, alpha {alpha}")
+    })
+}
+
+fn compare(how: &str, engine: &dyn Engine, job: Job, prompt: Option<&str>) -> Result<ExitCode> {
     let (bold, dim) = (anstyle::Style::new().bold(), anstyle::Style::new().dimmed());
     let title = |text: &str| {
         anstream::println!("{bold}{text}{bold:#}");
@@ -141,7 +151,7 @@ fn compare(alpha: f32, engine: &dyn Engine, job: Job, prompt: Option<&str>) -> R
     title("The host alone");
     let host = decode(engine, job.clone(), Show::Plain, false, true)?;
     anstream::println!();
-    title(&format!("The host, proxy-tuned with alpha {alpha} (coloured: tokens that the shift changed)"));
+    title(&format!("{how} (coloured: tokens that the shift changed)"));
     let shifted = decode(engine, job, Show::Coloured, false, false)?;
     anstream::println!("\n{bold}host alone {bold:#} {}", figures(&host.stats));
     anstream::println!("{bold}proxy-tuned{bold:#} {}", figures(&shifted.stats));

@@ -64,7 +64,7 @@ pub fn figures(stats: &Stats) -> String {
     let tokens = stats.tokens.saturating_sub(1).max(1) as f64;
     let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3 / tokens;
     let mut line = format!("{} tokens, {:.0} tokens/s", stats.tokens, stats.tokens_per_s());
-    if stats.tuned.is_zero() {
+    if stats.tuned.is_zero() && stats.untuned.is_zero() {
         return line + &format!(" (host {:.2} ms a token)", ms(stats.host));
     }
     line += &format!(

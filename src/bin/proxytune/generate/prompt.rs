@@ -56,7 +56,7 @@ pub fn history(
     };
     let system = args.prompt.tuned_system.as_deref();
     let own = |tuned: &Arc<LlamaModel>| {
-        let own = &config.proxy_tuning.tuned_prompt;
+        let own = &config.proxy_tuning;
         let prompts = TunedPrompts::new(tuned.clone(), template.as_deref(), own)?;
         if args.prompt.chat { prompts.chat(vec![message], system) } else { prompts.text(text, system, true) }
     };

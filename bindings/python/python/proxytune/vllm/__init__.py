@@ -37,7 +37,13 @@ class ProxyTuning(*INTERFACES):
         self.rows = {}
         self.numbers = itertools.count()
         self._say = Once(logger.warning)
-        self.elsewhere = Elsewhere(self.processor, is_pin_memory) if device.type != "cpu" else None
+        on_device = device.type != "cpu"
+        if on_device and not self.processor.is_offset:
+            raise ValueError(
+                "combine: this way needs the host's logits, which stand on a device here: leave it out of the configuration, "
+                "or run vLLM on the CPU"
+            )
+        self.elsewhere = Elsewhere(self.processor, is_pin_memory) if on_device else None
 
     def is_argmax_invariant(self):
         return False

@@ -1,0 +1,84 @@
+//! A pair and the rule that it is combined with its host by.
+
+use super::Pair;
+use crate::combine::{ProxyRow, Rule, Shift};
+use crate::error::Result;
+use std::sync::Arc;
+
+impl Pair {
+    /// The same pair, combined with its host by another rule than [proxy-tuning](crate::combine::ProxyTuning). A proxy that
+    /// the rule does not read does not run from here on.
+    pub fn with_rule(mut self, rule: Arc<dyn Rule>) -> Self {
+        self.reads = rule.reads();
+        self.rule = rule;
+        self
+    }
+
+    /// How it is combined with its host.
+    pub fn rule(&self) -> &Arc<dyn Rule> {
+        &self.rule
+    }
+
+    /// Whether the tuned, and whether the untuned proxy runs.
+    pub fn reads(&self) -> [bool; 2] {
+        self.reads
+    }
+
+    /// The proxy that goes ahead of the host: the tuned one, 0, unless only the untuned one, 1, runs.
+    pub fn leader(&self) -> usize {
+        usize::from(!self.reads[0])
+    }
+
+    /// Rows of the tuned and of the untuned proxy, so many of the one that goes ahead and so many of the other.
+    pub fn rows_of(&self, leader: usize, other: usize) -> [usize; 2] {
+        if self.leader() == 0 { [leader, other] } else { [other, leader] }
+    }
+
+    /// Row `row` of request `index`, tuned and untuned; empty for a proxy that does not run.
+    ///
+    /// # Errors
+    /// As [`Pair::tuned_row`].
+    pub fn row(&self, index: usize, row: usize) -> Result<[&[f32]; 2]> {
+        Ok([self.row_of(0, index, row)?, self.row_of(1, index, row)?])
+    }
+
+    /// As [`row`](Self::row), of the tuned proxy, 0, or of the untuned one, 1.
+    ///
+    /// # Errors
+    /// As [`Pair::tuned_row`].
+    pub fn row_of(&self, which: usize, index: usize, row: usize) -> Result<&[f32]> {
+        match which {
+            _ if !self.reads[which] => Ok(&[]),
+            0 => self.tuned_row(index, row),
+            _ => self.untuned_row(index, row),
+        }
+    }
+
+    /// Writes what the proxies say of a row over the host's vocabulary, by the rule: `tuned - untuned` in
+    /// proxy-tuning.
+    ///
+    /// # Errors
+    /// As [`Pair::tuned_row`].
+    pub fn offset(&self, index: usize, row: usize, offset: &mut [f32]) -> Result<()> {
+        self.rule.advise(offset, self.beside_maps(self.row(index, row)?))
+    }
+
+    /// Combines the host's logits with both rows by the rule, in place: adds `alpha * (tuned - untuned)` in
+    /// proxy-tuning. Rows are over their proxy's own vocabulary; `scratch` is used where the vocabularies differ.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when a row has the wrong length; `host` is untouched then.
+    pub fn shift(
+        &self,
+        host: &mut [f32],
+        rows: [&[f32]; 2],
+        alpha: f32,
+        scratch: &mut Vec<f32>,
+    ) -> Result<Shift> {
+        self.rule.combine(host, self.beside_maps(rows), alpha, scratch)
+    }
+
+    fn beside_maps<'a>(&'a self, [tuned, untuned]: [&'a [f32]; 2]) -> [ProxyRow<'a>; 2] {
+        [(tuned, &self.maps[0]), (untuned, &self.maps[1])]
+    }
+}
