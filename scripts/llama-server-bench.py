@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
-"""llama-server-bench.py [HOST.gguf TUNED.gguf UNTUNED.gguf]: an unmodified llama-server alone, with the plugin, and with the
-plugin and the tuned proxy as its draft model, for 1 and for 8 requests at once; `make bench-plugin` prepares all of it.
+"""llama-server-bench.py [HOST.gguf TUNED.gguf UNTUNED.gguf]: an unmodified llama-server alone and with the plugin, each with
+and without the tuned proxy as its draft model, for 1 and for 8 requests at once; `make bench-plugin` prepares all of it.
 
 Tokens/s as the server counts them, from the first token of a text to its last; the first token as a client waits for
 it, on a prompt that no cache has seen. The floor is a step of llama-server alone and a bare pass of each proxy for as many
-sequences: each repeated alone (of floor), and after one another, as a step needs them (of bare). All servers take
-their turn in each round; medians over rounds.
+sequences, by llama.cpp's own llama-batched-bench. All servers take their turn in each round; medians over rounds.
 """
 
 import argparse
@@ -71,21 +70,17 @@ def measure(server, numbers, tokens):
     return {"step_ms": step, "first_ms": first, "drafted": drafts[0], "accepted": drafts[1]}
 
 
-def bare_ms(options, requests):
-    """Milliseconds that a pass of both proxies takes: each repeated alone, and after one another as in a step."""
-    program = Path(os.environ["CARGO_TARGET_DIR"]) / "release/proxytune"
-    command = [program, "bench", "--format", "json", "--sequences", str(requests), "--rounds", "2"]
-    command += ["--tokens", str(options.tokens), "--prompt-file", str(ROOT / "models/demo-prompts.txt")]
-    for role, path in zip(("host", "tuned", "untuned"), options.models, strict=True):
-        command += [f"--{role}", str(path)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    rows = {row["mode"]: row for row in json.loads(done.stdout)["rows"]}
-    in_turn = [1e3 * requests / rows[mode]["in_turn_tokens_per_s"] for mode in ("lockstep", "host")]
-    return rows["lockstep"]["tuned_ms"] + rows["lockstep"]["untuned_ms"], in_turn[0] - in_turn[1]
+def bare_ms(path, requests, tokens):
+    """Milliseconds of a bare pass of a model over one token of each sequence, in the same llama.cpp on as many threads."""
+    command = [harness.BIN / "llama-batched-bench", "-m", path, "-c", 1024 * max(REQUESTS), "-npp", 32, "-ntg", tokens]
+    command += ["-npl", requests, "-t", os.cpu_count(), "--output-format", "jsonl"]
+    done = subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True)
+    figures = next(json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
+    return 1e3 * figures["t_tg"] / figures["tg"]
 
 
 def rounds(options, servers):
-    """Per number of requests: what each server did in each round, and the floors' proxies."""
+    """Per number of requests: what each server did in each round, and what the bare passes of both proxies took."""
     results = {requests: {mode: [] for mode in servers} for requests in REQUESTS}
     bare = {requests: [] for requests in REQUESTS}
     for number in range(options.rounds + 1):  # the first warms up
@@ -96,7 +91,7 @@ def rounds(options, servers):
             turn = number % len(order)
             for mode in order[turn:] + order[:turn]:
                 results[requests][mode].append(measure(servers[mode], range(begin, begin + requests), options.tokens))
-            bare[requests].append(bare_ms(options, requests))
+            bare[requests].append(sum(bare_ms(path, requests, options.tokens) for path in options.models[1:]))
     return results, bare
 
 
@@ -108,22 +103,28 @@ def main():
         start = lambda config, *more: stack.enter_context(  # noqa: E731
             harness.Server(config, *PLAIN, *more, slots=max(REQUESTS), model=host)
         )
-        servers = {"alone": start(None), "plugin": start(config), "plugin, drafts": start(config, "-md", tuned, *SPECULATIVE)}
+        drafts = ["-md", tuned, *SPECULATIVE]
+        servers = {
+            "alone": start(None),
+            "alone, drafts": start(None, *drafts),
+            "plugin": start(config),
+            "plugin, drafts": start(config, *drafts),
+        }
         results, bare = rounds(options, servers)
-    print(f"{'requests':>8}  {'llama-server':<14} {'tokens/s':>8} {'of floor':>9} {'of bare':>8} {'of host':>8} "
-          f"{'first token, ms':>16} {'accepted':>9}")
+    print(f"{'requests':>8}  {'llama-server':<14} {'tokens/s':>8} {'of floor':>9} {'of host':>8} {'first token, ms':>16} "
+          f"{'accepted':>9}")
     for requests in REQUESTS:
         median = lambda mode, key: statistics.median(r[key] for r in results[requests][mode][1:])  # noqa: E731
+        total = lambda mode, key: sum(r[key] for r in results[requests][mode][1:])  # noqa: E731
         alone = median("alone", "step_ms")
-        floors = [alone + statistics.median(times[i] for times in bare[requests][1:]) for i in range(2)]
+        floor = alone + statistics.median(bare[requests][1:])
         for mode in servers:
             step = median(mode, "step_ms")
-            shares = [100 * floor / step for floor in (floors if mode != "alone" else [alone] * 2) + [alone]]
-            drafted = sum(r["drafted"] for r in results[requests][mode][1:])
-            accepted = sum(r["accepted"] for r in results[requests][mode][1:])
-            share = f"{100 * accepted / drafted:.0f} %" if drafted else ""
-            print(f"{requests:>8}  {mode:<14} {1e3 * requests / step:>8.0f} {shares[0]:>7.0f} % {shares[1]:>6.0f} % "
-                  f"{shares[2]:>6.0f} % {median(mode, 'first_ms'):>16.1f} {share:>9}")
+            of_floor = 100 * (alone if mode.startswith("alone") else floor) / step
+            drafted = total(mode, "drafted")
+            share = f"{100 * total(mode, 'accepted') / drafted:.0f} %" if drafted else ""
+            print(f"{requests:>8}  {mode:<14} {1e3 * requests / step:>8.0f} {of_floor:>7.0f} % {100 * alone / step:>6.0f} % "
+                  f"{median(mode, 'first_ms'):>16.1f} {share:>9}")
 
 
 if __name__ == "__main__":
