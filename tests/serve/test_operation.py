@@ -174,6 +174,23 @@ def test_keys(tmp_path):
         empty.__enter__()
 
 
+def test_the_most_talkative_log_has_no_key(tmp_path):
+    """Not those that open the server, not what others showed instead."""
+    keys = tmp_path / "keys"
+    keys.write_text("sk-of-the-file\n")
+    env = {"A_KEY": "sk-of-the-variable", "PROXYTUNE_LOG": "trace", "RUST_LOG": "trace"}
+    with Server("-vv", "--api-key-file", keys, "--api-key-env", "A_KEY", env=env) as server:
+        for key in ("sk-of-the-file", "sk-of-the-variable"):
+            assert completion(server.client(api_key=key), "import os", max_tokens=2).choices
+            assert httpx.get(server.url("/v1/models"), headers={"Authorization": f"Bearer {key}"}).status_code == 200
+        with pytest.raises(openai.AuthenticationError):
+            completion(server.client(api_key="sk-wrong"), "import os")
+        said = server.output()
+    assert "TRACE" in said
+    for secret in ("sk-of-the-file", "sk-of-the-variable", "sk-wrong"):
+        assert secret not in said
+
+
 def test_routes_of_mistralrs_are_there(server):
     assert httpx.get(server.url("/health")).text == "OK"
     assert httpx.get(server.url("/v1/system/info")).status_code == 200
