@@ -40,13 +40,13 @@ def plot(outcomes, path):
     for axes, title, x in ((speed, "tokens/s", "clients"), (latency, "latency, s", "clients"), (memory, "resident MiB", "minutes")):
         axes.set_title(title)
         axes.set_xlabel(x)
-        axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
     for axes in (speed, latency):
         axes.set_xscale("log", base=2)
         axes.set_xticks(clients, [str(c) for c in clients])
+    speed.set_ylim(bottom=0)
+    memory.set_ylim(bottom=0)
     latency.set_yscale("log")
-    latency.set_ylim(auto=True)
     for axes in (speed, latency, memory):
         axes.legend(fontsize=7)
     figure.tight_layout()

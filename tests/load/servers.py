@@ -105,4 +105,6 @@ def llama_server(folder, plugin, shifted, scratch):
         env = {"LD_PRELOAD": str(plugin), "PROXYTUNE_CONFIG": str(config)}
     command = [pathlib.Path(folder) / "llama-server", "-m", HOST, "--port", port, "-np", SLOTS, "-c", CONTEXT * SLOTS]
     command += ["-ctk", "f32", "-ctv", "f32", "-fa", "off", "--threads", os.cpu_count(), "--metrics"]
+    # Prompts that it would keep in memory for later would look like growth.
+    command += ["--cache-ram", 0]
     return Server("llama-server with the plugin" if shifted else "llama-server alone", command, port, env)

@@ -59,7 +59,7 @@ class Client:
                 answer = await reply.json()
                 if reply.status != 200:
                     raise RuntimeError(f"{self.server.name}: {answer}")
-            self.quiet[prompt] = Quiet(answer["choices"][0]["text"], answer["usage"]["completion_tokens"])
+            self.quiet[prompt] = Quiet(answer["choices"][0]["text"].lstrip(), answer["usage"]["completion_tokens"])
         return sum(quiet.tokens for quiet in self.quiet.values())
 
     def _body(self, prompt, length, stream):
@@ -119,6 +119,8 @@ class Client:
     def _check(self, answer, prompt, length, text, reason):
         """All tokens are there, and those that came when nobody else asked."""
         quiet = self.quiet[prompt]
+        # mistral.rs leaves out space at the beginning of a whole answer, and not in a stream.
+        text = text.lstrip()
         answer.tokens = min(length, quiet.tokens)
         cut = length < quiet.tokens or quiet.tokens == LONGEST
         if reason != ("length" if cut else "stop"):
@@ -181,6 +183,7 @@ async def run(client, clients, seconds):
 
 
 def session():
-    """Connections without a limit of their own."""
+    """Connections without a limit of their own, each for one request: llama-server closes those that are kept as it likes, and a request
+    that crosses that is lost."""
     timeout = aiohttp.ClientTimeout(total=None, sock_read=SILENCE)
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout)
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True), timeout=timeout)
