@@ -74,8 +74,7 @@ test-orders: ## The runner in many orders of events; SHUTTLE_ITERATIONS asks for
 	RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)-orders" \
 	    cargo test --release --locked --no-default-features --test interleavings
 
-# The core holds no unsafe code of its own; what Miri looks at is its use of threads, memory and the crates below.
-miri: install-deps ## Combination, planner, pair and runner under Miri, where rustup has it
+miri: install-deps ## What needs no engine under Miri, where rustup has it: combination, planner, pair, runner, C and C++ interfaces
 	@scripts/miri.sh
 
 load: install-deps target-dir ## Many clients against serve and llama-server, beside their engines alone; MINUTES=1 to try, 20 by default

@@ -321,6 +321,9 @@ class Simple(Plugin):
         command = [program, config, self.folder / "absent.toml", broken, calls]
         done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         self.assertEqual((done.returncode, done.stdout), (0, "fine\n"), done.stderr[-3000:])
+        with open("/dev/full", "w") as full:
+            done_unheard = subprocess.run([*command[:-1], "30"], stdout=subprocess.PIPE, stderr=full, text=True, timeout=600)
+        self.assertEqual((done_unheard.returncode, done_unheard.stdout), (0, "fine\n"))
         # What is too long for the proxies is said once, whoever asks.
         self.assertEqual(done.stderr.count("do not fit its context of 48"), 1, done.stderr[-3000:])
 

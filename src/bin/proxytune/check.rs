@@ -54,7 +54,7 @@ pub fn run(args: &Check) -> Result<ExitCode> {
         Format::Text => print_table(&rows, &problems),
         Format::Json => {
             let rows: Vec<_> = rows.iter().map(Row::json).collect();
-            anstream::println!("{}", json!({ "models": rows, "problems": problems }));
+            crate::say::outln!("{}", json!({ "models": rows, "problems": problems }));
         }
     }
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
@@ -139,13 +139,13 @@ fn print_table(rows: &[Row], problems: &[String]) {
     let widths: Vec<usize> = (0..titles.len()).map(width).collect();
     for line in &lines {
         let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, &w)| format!("{cell:<w$}")).collect();
-        anstream::println!("{}", cells.join("  ").trim_end());
+        crate::say::outln!("{}", cells.join("  ").trim_end());
     }
     let (green, red) = (anstyle::AnsiColor::Green.on_default(), anstyle::AnsiColor::Red.on_default().bold());
     if problems.is_empty() {
-        anstream::println!("\n{green}These models can work together.{green:#}");
+        crate::say::outln!("\n{green}These models can work together.{green:#}");
     }
     for problem in problems {
-        anstream::println!("\n{red}problem{red:#}: {problem}");
+        crate::say::outln!("\n{red}problem{red:#}: {problem}");
     }
 }
