@@ -24,7 +24,7 @@ def speeds(program, files, limit):
     """Tokens/s by number of sequences."""
     command = [program, "bench", "--rounds", "2", "--speculate", "off", "--format", "json", "--alpha", "0.5"]
     command += ["--prompt-file", ROOT / "models/demo-prompts.txt", "--proxy-timeout", limit]
-    command += ["--sequences", *map(str, SEQUENCES)]
+    command += ["--sequences", ",".join(map(str, SEQUENCES))]
     for name in ("host", "tuned", "untuned"):
         command += [f"--{name}", ROOT / files.format(name)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -218,7 +218,7 @@ def test_proxy_files_that_are_cut_short_while_in_use(tmp_path):
 
 def test_caches_beyond_all_memory(tmp_path):
     config = tmp_path / "proxytune.toml"
-    config.write_text("[proxy_tuning]\nctx = 2000000000\n")
+    config.write_text("[proxy_tuning]\nctx = 100000000\n")
     with pytest.raises(RuntimeError, match="ended with 2(.|\n)*MiB are free"):
         Server("--config", config).__enter__()
 

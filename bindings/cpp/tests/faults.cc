@@ -135,7 +135,7 @@ long Resident() {
 TEST_CASE("passes that always fail leave the host's rows to the bit, are counted and explained, and end with the fault") {
   for (const Kind& kind : kKinds) {
     for (const auto policy : {proxytune::OnError::kHost, proxytune::OnError::kStop}) {
-      CAPTURE(kind.fault);
+      CAPTURE(std::string(kind.fault));
       Switch fault;
       Batch batch("", policy);
       const auto quiet = batch.Quiet();
@@ -157,7 +157,7 @@ TEST_CASE("passes that always fail leave the host's rows to the bit, are counted
 
 TEST_CASE("a fault of one row is no other one's") {
   for (const Kind& kind : kKinds) {
-    CAPTURE(kind.fault);
+    CAPTURE(std::string(kind.fault));
     Switch fault;
     Batch batch("");
     const auto quiet = batch.Quiet();
@@ -176,7 +176,7 @@ TEST_CASE("a fault of one row is no other one's") {
 
 TEST_CASE("a single fault of a batch is nobody's") {
   for (const Kind& kind : kKinds) {
-    CAPTURE(kind.fault);
+    CAPTURE(std::string(kind.fault));
     Switch fault;
     Batch batch("");
     const auto quiet = batch.Quiet();
@@ -242,7 +242,7 @@ TEST_CASE("a proxy a hundred times slower is waited for, within the limit") {
 
 TEST_CASE("failures leave nothing behind") {
   for (const char* kind : {"fail", "panic", "hang"}) {
-    CAPTURE(kind);
+    CAPTURE(std::string(kind));
     Switch fault;
     Batch batch("proxy_timeout = 0.5");
     const auto quiet = batch.Quiet();
@@ -281,11 +281,12 @@ TEST_CASE("a proxy's file that is cut short while in use is missed by nobody") {
 }
 
 TEST_CASE("caches beyond all memory are an error, and a context that is full concerns its own row") {
-  const TemporaryFile vast("[proxy_tuning]\nctx = 2000000000\n", ".toml");
+  const TemporaryFile vast("[proxy_tuning]\nctx = 100000000\n", ".toml");
   proxytune::Options options = Fixture();
   options.config = vast.path;
   proxytune::Status status;
   CHECK(proxytune::LogitsProcessor::Create(options, &status) == nullptr);
+  CAPTURE(status.message);
   CHECK(status.code == proxytune::StatusCode::kOutOfMemory);
 
   Batch batch("ctx = 80");
