@@ -199,7 +199,9 @@ impl Link {
     /// emptied here, so that it holds no more than a wish of each sequence. Whoever runs a round empties it anyway.
     pub fn send(&self, message: Message) -> Result<()> {
         self.inbox.send(message).map_err(|_| stopped())?;
-        let Some(owner) = self.here.as_ref().filter(|_| self.inbox.len() > MOST_UNREAD) else { return Ok(()) };
+        let Some(owner) = self.here.as_ref().filter(|_| self.inbox.len() > MOST_UNREAD) else {
+            return Ok(());
+        };
         match owner.try_lock() {
             Ok(mut owner) => owner.take_all(),
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().take_all(),

@@ -40,7 +40,9 @@ pub fn must_be_out(written: io::Result<()>) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
         Err(error) => {
-            write_note(format_args!("error: stdout: cannot be written: {error}; free some space, or write elsewhere"));
+            write_note(format_args!(
+                "error: stdout: cannot be written: {error}; free some space, or write elsewhere"
+            ));
             std::process::exit(2)
         }
     }

@@ -23,9 +23,7 @@ pub fn run(args: &Serve) -> Result<ExitCode> {
 #[cfg(feature = "serve")]
 fn in_mistral(config: proxytune::serve::ServeConfig) -> Result<ExitCode> {
     crate::say::note!("loading the models");
-    proxytune::serve::serve(config, signal(), |address| {
-        crate::say::note!("listening on http://{address}")
-    })?;
+    proxytune::serve::serve(config, signal(), |address| crate::say::note!("listening on http://{address}"))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -196,6 +196,7 @@ fn set_last_error(error: impl ToString) {
 mod tests {
     //! Calls in any order, as llama.cpp makes them, over proxies without a model. Miri runs this too: there the engine is what
     //! stands in [`engine`].
+    #![cfg(any(miri, feature = "llama"))]
 
     use super::super::tuner::Running;
     use super::*;
@@ -228,10 +229,10 @@ mod tests {
             }
         }
     }
-    #[cfg(not(miri))]
-    use llama_cpp_sys_2::llama_sampler_free as free_sampler;
     #[cfg(miri)]
     use engine::free_sampler;
+    #[cfg(not(miri))]
+    use llama_cpp_sys_2::llama_sampler_free as free_sampler;
 
     const VOCAB: usize = 8;
     const CONTEXT: usize = 12;
@@ -242,7 +243,8 @@ mod tests {
     }
 
     fn tuner() -> Arc<Tuner> {
-        let proxy = |seed| Proxy { model: CachedModel::new("toy", toy(seed)), map: TokenMap::identity(VOCAB) };
+        let proxy =
+            |seed| Proxy { model: CachedModel::new("toy", toy(seed)), map: TokenMap::identity(VOCAB) };
         let start = move |_: Option<&Host>| {
             let runner = Runner::new(Pair::new(proxy(1), proxy(2), Placement::InTurn)?)?;
             Ok(Running { background: true, runner, ends: vec![0] })
@@ -304,7 +306,8 @@ mod tests {
     fn call() -> impl Strategy<Value = Call> {
         let which = || 0..4usize;
         let whole = Just((0..VOCAB as i32).collect::<Vec<_>>());
-        let ids = prop_oneof![2 => whole, 1 => vec(prop_oneof![-1..9i32, Just(i32::MIN), Just(i32::MAX)], 0..6)];
+        let ids =
+            prop_oneof![2 => whole, 1 => vec(prop_oneof![-1..9i32, Just(i32::MIN), Just(i32::MAX)], 0..6)];
         let logit = prop_oneof![4 => Just(1.5f32), 1 => Just(f32::NEG_INFINITY)];
         prop_oneof![
             6 => (which(), -1..VOCAB as i32).prop_map(|(at, token)| Call::Accept(at, token)),
@@ -369,7 +372,11 @@ mod tests {
         assert!(ask(None).is_null() && said().contains("config_path: got null"));
         std::thread::scope(|scope| drop(scope.spawn(|| assert_eq!(said(), ""))));
         if cfg!(not(miri)) {
-            assert!(ask(Some(c"/absent/\xff.toml")).is_null() && said().contains("cannot be read"), "{}", said());
+            assert!(
+                ask(Some(c"/absent/\xff.toml")).is_null() && said().contains("cannot be read"),
+                "{}",
+                said()
+            );
             assert!(said().starts_with("/absent/"));
         }
     }
