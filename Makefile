@@ -29,7 +29,7 @@ demo: build ## Build, check the tiny trio, show the host alone and proxy-tuned
 	@scripts/demo.sh $(PROXYTUNE) $(TRIO)
 
 # The sanitizers, llama-server and vLLM have targets of their own: test-cpp, test-openai, test-plugin, test-vllm.
-test: lint doc audit test-core test-mistralrs test-serve test-python ## All that must hold before a change is taken (the first time about 40 minutes on two cores)
+test: lint doc audit test-core test-orders test-mistralrs test-serve test-python ## All that must hold before a change is taken (the first time about 40 minutes on two cores)
 	@CHECKS="plain install" scripts/test-cpp.sh
 
 test-core: install-deps target-dir ## The tests that need no engine but llama.cpp
