@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help demo test audit test-core test-mistralrs test-openai test-orders test-serve test-cpp test-python test-plugin test-vllm \
-    bench bench-plugin bench-vllm build install lint doc plugin install-deps target-dir
+    bench bench-plugin bench-vllm build install lint load miri doc plugin install-deps target-dir
 
 # Outside the working tree, so that it outlives a fresh checkout. One already set is kept.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/proxytune-target
@@ -29,7 +29,7 @@ demo: build ## Build, check the tiny trio, show the host alone and proxy-tuned
 	@scripts/demo.sh $(PROXYTUNE) $(TRIO)
 
 # The sanitizers, llama-server and vLLM have targets of their own: test-cpp, test-openai, test-plugin, test-vllm.
-test: lint doc audit test-core test-mistralrs test-serve test-python ## All that must hold before a change is taken (the first time about 40 minutes on two cores)
+test: lint doc audit test-core test-orders test-mistralrs test-serve test-python ## All that must hold before a change is taken (the first time about 40 minutes on two cores)
 	@CHECKS="plain install" scripts/test-cpp.sh
 
 test-core: install-deps target-dir ## The tests that need no engine but llama.cpp
@@ -73,6 +73,13 @@ test-plugin: ## The plugin in an unmodified llama-server, which is built once (a
 test-orders: ## The runner in many orders of events; SHUTTLE_ITERATIONS asks for more
 	RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)-orders" \
 	    cargo test --release --locked --no-default-features --test interleavings
+
+miri: install-deps ## What needs no engine under Miri, where rustup has it: combination, planner, pair, runner, C and C++ interfaces
+	@scripts/miri.sh
+
+load: install-deps target-dir ## Many clients against serve and llama-server, beside their engines alone; MINUTES=1 to try, 20 by default
+	@$(MAKE) plugin LLAMA_DIR="$$(scripts/llama-server.sh --source)"
+	@PLUGIN="$(PLUGIN)" scripts/load.sh
 
 test-serve: install-deps target-dir ## The server, by the official openai client; compiles mistral.rs (about 18 minutes on two cores)
 	@scripts/test-serve.sh

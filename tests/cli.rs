@@ -320,3 +320,41 @@ fn an_interrupt_ends_it_cleanly() {
     assert!(output.stdout.is_empty(), "nothing half-written");
     assert_eq!(String::from_utf8_lossy(&output.stderr).trim(), "interrupted");
 }
+
+/// What a program ends with whose outputs go to these.
+#[cfg(target_os = "linux")]
+fn end_of(args: &[&str], stdout: std::process::Stdio, stderr: std::process::Stdio) -> std::process::Output {
+    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("proxytune"))
+        .current_dir(path(""))
+        .args(args)
+        .stdout(stdout)
+        .stderr(stderr)
+        .spawn()
+        .unwrap();
+    // A reader who has gone away, where it is a pipe.
+    drop(child.stdout.take());
+    child.wait_with_output().unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_an_error_for_results_and_nothing_for_notes() {
+    use std::process::Stdio;
+    let full = || Stdio::from(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let generate = with_trio("generate", &["--prompt", "import os", "--max-tokens", "4"]);
+    let json = [&generate[..], &["--format", "json"]].concat();
+    let _turn = take_turns();
+    for args in [&with_trio("check", &[]), &generate, &json] {
+        let ended = end_of(args, full(), Stdio::piped());
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(2), "{said}");
+        assert!(said.contains("No space left on device") && !said.contains("panicked"), "{said}");
+
+        let ended = end_of(args, Stdio::piped(), Stdio::piped());
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success() && !said.contains("panicked"), "{said}");
+
+        let ended = end_of(args, Stdio::null(), full());
+        assert!(ended.status.success(), "{args:?}");
+    }
+}

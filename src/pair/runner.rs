@@ -1,11 +1,15 @@
 //! The thread that owns a pair and batches whatever sequences wait for.
 
-use super::sync::{Arc, Mutex, PoisonError, Receiver, Sender, TryRecvError, thread, unbounded};
+use super::sync::{Arc, Mutex, PoisonError, Receiver, Sender, TryLockError, TryRecvError, thread, unbounded};
 use super::{History, Pair, SequenceId};
 use crate::combine::Rule;
 use crate::error::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
+
+/// Messages that nobody has taken in yet, beyond which those who send them do it where the runner has no thread. Few where orders of
+/// events are tried.
+const MOST_UNREAD: usize = if cfg!(shuttle) { 2 } else { 1024 };
 
 /// A wish for the offsets at the last `rows` positions of a history.
 pub(super) struct Wish {
@@ -189,9 +193,9 @@ impl Drop for Runner {
 /// A sequence's way to the runner.
 pub(super) struct Link {
     pub sequence: SequenceId,
-    pub inbox: Sender<Message>,
     pub vocab: usize,
     pub rule: std::sync::Arc<dyn Rule>,
+    inbox: Sender<Message>,
     here: Option<Arc<Mutex<Owner>>>,
 }
 
@@ -199,6 +203,21 @@ impl Link {
     /// Whether nothing runs before somebody waits.
     pub fn is_lazy(&self) -> bool {
         self.here.is_some()
+    }
+
+    /// Leaves a message. An engine may announce for ever and never wait: without a thread that would take it in, the queue is
+    /// emptied here, so that it holds no more than a wish of each sequence. Whoever runs a round empties it anyway.
+    pub fn send(&self, message: Message) -> Result<()> {
+        self.inbox.send(message).map_err(|_| stopped())?;
+        let Some(owner) = self.here.as_ref().filter(|_| self.inbox.len() > MOST_UNREAD) else {
+            return Ok(());
+        };
+        match owner.try_lock() {
+            Ok(mut owner) => owner.take_all(),
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().take_all(),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        Ok(())
     }
 
     /// Waits for an answer; runs the rounds for it where nobody else does.
@@ -209,7 +228,7 @@ impl Link {
                 Err(TryRecvError::Disconnected) => return Err(stopped()),
                 Err(TryRecvError::Empty) => {}
             }
-            self.inbox.send(Message::Start).map_err(|_| stopped())?;
+            self.send(Message::Start)?;
             let Some(owner) = &self.here else {
                 return answer.recv().map_err(|_| stopped())?;
             };
@@ -253,9 +272,7 @@ impl Owner {
 
     /// Takes in all that waits, and runs one round for it. Returns false when that is over for good.
     fn turn(&mut self) -> bool {
-        while let Ok(message) = self.messages.try_recv() {
-            self.take(message);
-        }
+        self.take_all();
         if self.open && !self.wishes.is_empty() {
             let (begin, positions) = (Instant::now(), self.pair.len());
             self.pair.begin(positions);
@@ -272,6 +289,12 @@ impl Owner {
             }
         }
         self.open
+    }
+
+    fn take_all(&mut self) {
+        while let Ok(message) = self.messages.try_recv() {
+            self.take(message);
+        }
     }
 
     fn take(&mut self, message: Message) {
@@ -344,5 +367,39 @@ impl Owner {
             self.stats.failures.fetch_add(1, Relaxed);
             let _ = wish.reply.send(Err(error.clone()));
         }
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
+    use crate::backend::{Capabilities, toy::Toy};
+    use crate::pair::{CachedModel, Placement, Proxy};
+    use crate::vocab::TokenMap;
+
+    #[test]
+    fn engines_that_never_wait_fill_no_queue() {
+        let proxy = |seed| {
+            let capabilities =
+                Capabilities { slots: 2, context: 64, batch: 16, vocab: 4, truncate: true, fork: true };
+            Proxy { model: CachedModel::new("toy", Toy::new(capabilities, seed)), map: TokenMap::identity(4) }
+        };
+        let runner = Runner::without_thread(Pair::new(proxy(1), proxy(2), Placement::InTurn).unwrap());
+        let mut most = 0;
+        // Enough to fill it once, where each step takes long.
+        for _ in 0..if cfg!(miri) { 12 } else { 100 } {
+            // Moves on without asking what came of it, and leaves.
+            let mut moving = runner.sequence(History::new(vec![1], None), 1.0);
+            for token in 0..48 {
+                moving.extend(&[token % 4]);
+                moving.prefetch().unwrap();
+                most = most.max(runner.inbox.len());
+            }
+        }
+        assert!((MOST_UNREAD / 2..=MOST_UNREAD).contains(&most), "{most}");
+        let mut waiting = runner.sequence(History::new(vec![1, 2], None), 1.0);
+        assert!(waiting.offset().is_ok() && runner.stats().failures() == 0);
+        // Nothing ran for those who did not wait.
+        assert_eq!(runner.stats().sequences(), 1);
     }
 }

@@ -1,7 +1,7 @@
 //! A sequence as an engine's adapter holds it.
 
 use super::History;
-use super::runner::{Link, Message, Wish, stopped};
+use super::runner::{Link, Message, Wish};
 use super::sync::{Receiver, bounded};
 use crate::combine::{Logit, Shift};
 use crate::error::Result;
@@ -119,7 +119,7 @@ impl Sequence {
     pub fn prefetch(&mut self) -> Result<()> {
         if self.alpha != 0.0 && !self.known {
             self.announce()?;
-            self.link.inbox.send(Message::Start).map_err(|_| stopped())?;
+            self.link.send(Message::Start)?;
         }
         Ok(())
     }
@@ -148,7 +148,7 @@ impl Sequence {
             offset: std::mem::take(&mut self.offset),
             reply,
         };
-        self.link.inbox.send(Message::Wish(wish)).map_err(|_| stopped())?;
+        self.link.send(Message::Wish(wish))?;
         self.pending = Some(pending);
         Ok(())
     }
@@ -225,6 +225,6 @@ impl Sequence {
 
 impl Drop for Sequence {
     fn drop(&mut self) {
-        let _ = self.link.inbox.send(Message::Remove(self.link.sequence));
+        let _ = self.link.send(Message::Remove(self.link.sequence));
     }
 }

@@ -129,6 +129,28 @@ async fn a_wrong_key_and_a_missing_model_say_what_to_do_and_are_not_tried_again(
     assert!(said == Some(404) && text.contains("--host-model") && text.contains("no model m"), "{text}");
 }
 
+/// The program's most talkative log has neither the key nor what carries it.
+#[cfg(feature = "cli")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_most_talkative_log_has_no_key() {
+    let fake = well(vec![events(&[" a", " b"])]).await;
+    let url = fake.url();
+    let run = move || {
+        let fixture = |name| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+        let mut command = assert_cmd::Command::cargo_bin("proxytune").unwrap();
+        command.args(["generate", "-vv", "--engine", "openai", "--host-url", &url, "--host-model", "m"]);
+        command.args(["--prompt", "It is", "--max-tokens", "2", "--threads", "1", "--tuned"]);
+        command.arg(fixture("tuned-f32.gguf")).arg("--untuned").arg(fixture("untuned-f32.gguf"));
+        command.envs([("OPENAI_API_KEY", "sk-secret"), ("PROXYTUNE_LOG", "trace"), ("RUST_LOG", "trace")]);
+        command.output().unwrap()
+    };
+    let done = tokio::task::spawn_blocking(run).await.unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success() && said.contains("TRACE"), "{said}");
+    assert!(fake.heads.lock().unwrap().iter().any(|head| head.contains("Bearer sk-secret")));
+    assert!(!said.contains("sk-secret"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_shows_no_log_probabilities_is_refused_and_fewer_tokens_are_used_and_counted() {
     let fake = Fake::start(|path, _| match path {

@@ -78,7 +78,7 @@ pub fn run(args: &Check) -> Result<ExitCode> {
             let rows: Vec<_> = rows.iter().map(Row::json).collect();
             let coverage =
                 coverage.map(|of| json!({ "tokens": of.tokens, "mean": of.mean, "least": of.least }));
-            anstream::println!("{}", json!({ "models": rows, "problems": problems, "coverage": coverage }));
+            crate::say::outln!("{}", json!({ "models": rows, "problems": problems, "coverage": coverage }));
         }
     }
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
@@ -97,7 +97,7 @@ fn cover(config: &Config, maps: &[TokenMap], text: &str) -> Result<Coverage> {
 
 fn print_coverage(coverage: &Coverage) {
     let Coverage { mean, least, tokens } = coverage;
-    anstream::println!(
+    crate::say::outln!(
         "\nThe proxies know the tokens of {:.3} % of the host's probability on this text ({:.3} % where it is least, of \
          {tokens} positions).",
         100.0 * mean,
@@ -184,13 +184,13 @@ fn print_table(rows: &[Row], problems: &[String]) {
     let widths: Vec<usize> = (0..titles.len()).map(width).collect();
     for line in &lines {
         let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, &w)| format!("{cell:<w$}")).collect();
-        anstream::println!("{}", cells.join("  ").trim_end());
+        crate::say::outln!("{}", cells.join("  ").trim_end());
     }
     let (green, red) = (anstyle::AnsiColor::Green.on_default(), anstyle::AnsiColor::Red.on_default().bold());
     if problems.is_empty() {
-        anstream::println!("\n{green}These models can work together.{green:#}");
+        crate::say::outln!("\n{green}These models can work together.{green:#}");
     }
     for problem in problems {
-        anstream::println!("\n{red}problem{red:#}: {problem}");
+        crate::say::outln!("\n{red}problem{red:#}: {problem}");
     }
 }

@@ -61,7 +61,7 @@ pub fn run(args: &Bench) -> Result<ExitCode> {
     }
     match args.shared.format {
         Format::Json => {
-            anstream::println!("{}", json!({ "rows": rows.iter().map(Row::json).collect::<Vec<_>>() }))
+            crate::say::outln!("{}", json!({ "rows": rows.iter().map(Row::json).collect::<Vec<_>>() }))
         }
         Format::Text => print_table(&rows),
     }

@@ -96,7 +96,7 @@ pub fn run(args: &Eval) -> Result<ExitCode> {
     });
     bar.clear();
     if let (Err(Error::Interrupted), Some(path)) = (&outcome, journal.path()) {
-        anstream::eprintln!(
+        crate::say::note!(
             "what is finished is kept in {}: the same command goes on from there",
             path.display()
         );
@@ -107,7 +107,7 @@ pub fn run(args: &Eval) -> Result<ExitCode> {
         file.write(&report)?;
     }
     match args.format {
-        Format::Json => anstream::println!("{}", report.json()),
+        Format::Json => crate::say::outln!("{}", report.json()),
         Format::Text => table::print(&report),
     }
     journal.finish();

@@ -96,7 +96,7 @@ pub fn open_journal(args: &Eval, config: &Config, task: &Task) -> Result<Kept> {
     match opened {
         Ok(journal) => {
             if !journal.is_empty() {
-                anstream::eprintln!("going on with {} results of {}", journal.len(), path.display());
+                crate::say::note!("going on with {} results of {}", journal.len(), path.display());
             }
             Ok(Kept { journal, path: Some(path), is_ours, is_over: false })
         }

@@ -13,22 +13,22 @@ struct Row {
 pub fn print(report: &Report) {
     let Some(first) = report.metrics.first() else { return };
     let bold = Style::new().bold();
-    anstream::println!("{bold}{}{bold:#}  {}", report.source, report.size);
+    crate::say::outln!("{bold}{}{bold:#}  {}", report.source, report.size);
     let rows = rows(report, first);
     let width = |column: usize| rows.iter().map(|r| r.cells[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..rows[0].cells.len()).map(width).collect();
     let name_width = rows.iter().map(|r| r.name.chars().count()).max().unwrap_or(0);
-    anstream::println!();
+    crate::say::outln!();
     for Row { name, cells, style } in &rows {
         let cells: String = cells.iter().zip(&widths).map(|(cell, &w)| format!("  {cell:>w$}")).collect();
-        anstream::println!("{style}{}{style:#}", format!("{name:<name_width$}{cells}").trim_end());
+        crate::say::outln!("{style}{}{style:#}", format!("{name:<name_width$}{cells}").trim_end());
     }
     let (yellow, dim) = (AnsiColor::Yellow.on_default().bold(), Style::new().dimmed());
     for warning in report.warnings() {
-        anstream::println!("\n{yellow}warning{yellow:#}: {warning}");
+        crate::say::outln!("\n{yellow}warning{yellow:#}: {warning}");
     }
     for note in &report.notes {
-        anstream::println!("\n{dim}{note}{dim:#}");
+        crate::say::outln!("\n{dim}{note}{dim:#}");
     }
 }
 

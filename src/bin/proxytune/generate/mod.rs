@@ -50,9 +50,9 @@ pub fn run(args: &Generate) -> Result<ExitCode> {
     let json = args.shared.format == Format::Json;
     let outcome = decode(&*engine, job, show, json && args.explain, args.no_proxy)?;
     if json {
-        anstream::println!("{}", to_json(&outcome, args.explain));
+        crate::say::outln!("{}", to_json(&outcome, args.explain));
     } else {
-        anstream::eprintln!("{}", figures(&outcome.stats));
+        crate::say::note!("{}", figures(&outcome.stats));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -145,15 +145,15 @@ fn how(config: &Config) -> Result<String> {
 fn compare(how: &str, engine: &dyn Engine, job: Job, prompt: Option<&str>) -> Result<ExitCode> {
     let (bold, dim) = (anstyle::Style::new().bold(), anstyle::Style::new().dimmed());
     let title = |text: &str| {
-        anstream::println!("{bold}{text}{bold:#}");
-        anstream::print!("{dim}{}{dim:#}", prompt.unwrap_or_default());
+        crate::say::outln!("{bold}{text}{bold:#}");
+        crate::say::out!("{dim}{}{dim:#}", prompt.unwrap_or_default());
     };
     title("The host alone");
     let host = decode(engine, job.clone(), Show::Plain, false, true)?;
-    anstream::println!();
+    crate::say::outln!();
     title(&format!("{how} (coloured: tokens that the shift changed)"));
     let shifted = decode(engine, job, Show::Coloured, false, false)?;
-    anstream::println!("\n{bold}host alone {bold:#} {}", figures(&host.stats));
-    anstream::println!("{bold}proxy-tuned{bold:#} {}", figures(&shifted.stats));
+    crate::say::outln!("\n{bold}host alone {bold:#} {}", figures(&host.stats));
+    crate::say::outln!("{bold}proxy-tuned{bold:#} {}", figures(&shifted.stats));
     Ok(ExitCode::SUCCESS)
 }

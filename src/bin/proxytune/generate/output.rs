@@ -27,7 +27,7 @@ impl Screen {
         Self { show, progress: Progress::new("reading the prompt {bar:30} {pos}/{len} tokens") }
     }
 
-    /// Shows one event; says stop when the user or the reader has gone away.
+    /// Shows one event; says stop when the user has had enough.
     pub fn event(&mut self, event: &Event<'_>) -> ControlFlow<()> {
         match event {
             Event::Prefill { done, total } => self.progress.set(*done as u64, *total as u64, ""),
@@ -45,16 +45,15 @@ impl Screen {
             Show::Coloured if position.is_shifted() => write!(out, "{green}{text}{green:#}"),
             Show::Plain | Show::Coloured => write!(out, "{text}"),
         };
-        // A reader that has gone away wants no more tokens.
-        let gone = written.and_then(|()| out.flush()).is_err();
-        if gone || crate::interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        crate::say::must_be_out(written.and_then(|()| out.flush()));
+        if crate::interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     /// Ends the text.
     pub fn finish(mut self) {
         self.progress.clear();
         if self.show != Show::Nothing {
-            anstream::println!();
+            crate::say::outln!();
         }
     }
 }
