@@ -59,7 +59,7 @@ LLAMA_DIR ?=
 PLUGIN_TARGET_DIR := $(or $(PLUGIN_TARGET_DIR),$(CARGO_TARGET_DIR)-plugin)
 export PLUGIN_TARGET_DIR
 PLUGIN := $(PLUGIN_TARGET_DIR)/release/libproxytune_llama.so
-plugin test-plugin: export CARGO_TARGET_DIR := $(PLUGIN_TARGET_DIR)
+plugin test-plugin bench-plugin: export CARGO_TARGET_DIR := $(PLUGIN_TARGET_DIR)
 
 plugin: install-deps ## The plugin for llama.cpp programs: make plugin LLAMA_DIR=<source tree or install prefix>
 	@scripts/target-dir.sh "$(PLUGIN_TARGET_DIR)"
@@ -105,6 +105,11 @@ test-python: install-deps target-dir ## The Python package by itself, installed 
 
 test-vllm: install-deps target-dir ## The Python package in vLLM, transformers and llama-cpp-python (installs them once: several GB)
 	@scripts/test-vllm.sh
+
+# MODELS="HOST TUNED UNTUNED": GGUF files instead of the tiny trio.
+bench-plugin: ## llama-server alone and with the plugin, with and without drafts, against the floor
+	@scripts/target-dir.sh "$(PLUGIN_TARGET_DIR)"
+	@scripts/bench-plugin.sh $(MAKE) $(MODELS)
 
 bench-vllm: install-deps target-dir ## Tokens/s of vLLM alone, with a naive processor and with ours, against the floor
 	@scripts/test-vllm.sh --bench
