@@ -43,6 +43,8 @@ pub struct Host {
 pub struct ProxyTuning {
     /// GGUF file of the tuned proxy.
     pub tuned: Option<PathBuf>,
+    /// GGUF file of a LoRA adapter that makes the tuned proxy of the untuned one, in place of `tuned`.
+    pub tuned_lora: Option<PathBuf>,
     /// GGUF file of the untuned proxy.
     pub untuned: Option<PathBuf>,
     /// Weight of the shift; negative turns it round.
@@ -73,6 +75,7 @@ impl Default for ProxyTuning {
     fn default() -> Self {
         Self {
             tuned: None,
+            tuned_lora: None,
             untuned: None,
             alpha: 1.0,
             speculate: Speculate::Auto,
@@ -90,6 +93,11 @@ impl Default for ProxyTuning {
 }
 
 impl ProxyTuning {
+    /// The file that the tuned proxy is made by: a whole model, or an adapter.
+    pub fn tuned_file(&self) -> Option<&Path> {
+        self.tuned.as_deref().or(self.tuned_lora.as_deref())
+    }
+
     /// `proxy_timeout` as a time; `None` for none.
     pub fn time_limit(&self) -> Option<Duration> {
         Duration::try_from_secs_f64(self.proxy_timeout).ok().filter(|limit| !limit.is_zero())
@@ -195,6 +203,10 @@ impl Config {
     /// [`Error::Invalid`] that names the flag or key.
     pub fn check(&self) -> Result<()> {
         let tuning = &self.proxy_tuning;
+        if let (Some(tuned), Some(_)) = (&tuning.tuned, &tuning.tuned_lora) {
+            let expected = "either a tuned proxy or, with tuned_lora, an adapter over the untuned one";
+            return Err(Error::invalid("tuned", tuned.display(), expected));
+        }
         check_alpha(tuning.alpha)?;
         let seconds = tuning.proxy_timeout;
         if seconds != 0.0 && !(0.001..=86400.0).contains(&seconds) {
@@ -274,6 +286,16 @@ mod tests {
         assert_eq!(read("'off'").unwrap().proxy_tuning.speculate, Speculate::Off);
         assert!(read("17").unwrap_err().0.contains("got 17, expected off, auto"));
         assert!("0".parse::<Speculate>().is_err() && "auto".parse::<Speculate>().is_ok());
+    }
+
+    #[test]
+    fn the_tuned_proxy_is_a_model_or_an_adapter() {
+        let read = |text: &str| parse(&format!("[proxy_tuning]\n{text}")).unwrap();
+        let adapter = read("tuned_lora = 'a.gguf'");
+        assert_eq!(adapter.proxy_tuning.tuned_file(), Some(Path::new("a.gguf")));
+        adapter.check().unwrap();
+        let both = read("tuned_lora = 'a.gguf'\ntuned = 't.gguf'").check().unwrap_err().to_string();
+        assert!(both.contains("got t.gguf, expected either"), "{both}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod tuned_prompts;
 
 pub use job::{Finish, Job, Outcome, Position, Stats};
 pub use text::TextStream;
-pub use trio::{MappedProxies, Models, NAMES, RunOptions, model_path, pair, token_map};
+pub use trio::{MappedProxies, Models, NAMES, RunOptions, load_proxies, model_path, pair, token_map};
 pub use tuned_prompts::TunedPrompts;
 
 use crate::config::{OnError, Speculate};

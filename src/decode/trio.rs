@@ -56,24 +56,17 @@ impl Models {
     /// [`Error::Vocabulary`] for proxies that do not fit the host.
     pub fn load(config: &Config, alone: bool, progress: &mut dyn FnMut(usize, f32) -> bool) -> Result<Self> {
         config.check()?;
-        let tuning = &config.proxy_tuning;
-        let mut load = |which: usize, path: &Option<PathBuf>, flag, gpu_layers, device: &Option<String>| {
-            let path = model_path(path, flag)?;
-            let mut report = |share| progress(which, share);
-            let options = LoadOptions {
-                gpu_layers,
-                device: device.clone(),
-                progress: Some(&mut report),
-                ..LoadOptions::default()
-            };
-            LlamaModel::load(path, options).map(Arc::new)
+        let options = LoadOptions {
+            gpu_layers: config.host.gpu_layers,
+            device: config.host.device.clone(),
+            progress: Some(&mut |share| progress(0, share)),
+            ..LoadOptions::default()
         };
-        let host = load(0, &config.host.model, "--host", config.host.gpu_layers, &config.host.device)?;
+        let host = Arc::new(LlamaModel::load(model_path(&config.host.model, "--host")?, options)?);
         if alone {
             return Ok(Self { host, proxies: None });
         }
-        let tuned = load(1, &tuning.tuned, "--tuned", tuning.gpu_layers, &tuning.device)?;
-        let untuned = load(2, &tuning.untuned, "--untuned", tuning.gpu_layers, &tuning.device)?;
+        let [tuned, untuned] = load_proxies(&config.proxy_tuning, false, progress)?;
         let vocabulary = host.vocabulary();
         let tuned_map = token_map(&vocabulary, &tuned, NAMES[1])?;
         let untuned_map = token_map(&vocabulary, &untuned, NAMES[2])?;
@@ -108,6 +101,35 @@ impl Models {
     pub fn pair(&self, config: &Config, run: RunOptions) -> Result<Option<Pair>> {
         self.proxies.as_ref().map(|proxies| pair(proxies, config, run, None)).transpose()
     }
+}
+
+/// Loads the tuned and the untuned proxy that a configuration names: two models, or one and an adapter over it.
+/// `in_memory` as in [`LoadOptions`]; `progress` as for [`Models::load`].
+///
+/// # Errors
+/// [`Error::Invalid`] for a model that is not named, [`Error::Model`] for one that cannot be loaded.
+pub fn load_proxies(
+    tuning: &config::ProxyTuning,
+    in_memory: bool,
+    progress: &mut dyn FnMut(usize, f32) -> bool,
+) -> Result<[Arc<LlamaModel>; 2]> {
+    let mut load = |which: usize, path: &Path| {
+        let mut report = |share| progress(which, share);
+        let options = LoadOptions {
+            gpu_layers: tuning.gpu_layers,
+            device: tuning.device.clone(),
+            in_memory,
+            progress: Some(&mut report),
+            ..LoadOptions::default()
+        };
+        LlamaModel::load(path, options)
+    };
+    let untuned = || model_path(&tuning.untuned, "--untuned");
+    let models = match &tuning.tuned_lora {
+        Some(adapter) => load(2, untuned()?)?.with_lora(adapter)?,
+        None => [load(1, model_path(&tuning.tuned, "--tuned")?)?, load(2, untuned()?)?],
+    };
+    Ok(models.map(Arc::new))
 }
 
 /// Makes contexts and threads for the tuned and the untuned proxy. `host_pool`: threads that they may use for passes in

@@ -1,12 +1,11 @@
 //! The proxies of one configuration, for a host that runs in an engine of its own.
 
-use crate::backend::llama::{LlamaModel, LoadOptions};
+use crate::backend::llama::LlamaModel;
 use crate::config::Config;
-use crate::decode::{NAMES, RunOptions, model_path, pair, token_map};
+use crate::decode::{NAMES, RunOptions, load_proxies, pair, token_map};
 use crate::error::Result;
 use crate::pair::{Pair, Placement, Runner};
 use crate::vocab::{TokenMap, Vocabulary};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What the proxies must know of the host, whoever runs it.
@@ -35,20 +34,8 @@ impl Proxies {
     /// When the configuration or a model cannot be used.
     pub fn load(config: Config) -> Result<Self> {
         config.check()?;
-        let tuning = &config.proxy_tuning;
-        let load = |path: &Option<PathBuf>, key: &str| {
-            let device = tuning.device.clone();
-            // A file that is cut short must not end somebody else's process.
-            let options = LoadOptions {
-                gpu_layers: tuning.gpu_layers,
-                device,
-                in_memory: true,
-                ..LoadOptions::default()
-            };
-            LlamaModel::load(model_path(path, key)?, options).map(Arc::new)
-        };
-        let models =
-            [load(&tuning.tuned, "proxy_tuning.tuned")?, load(&tuning.untuned, "proxy_tuning.untuned")?];
+        // A file that is cut short must not end somebody else's process.
+        let models = load_proxies(&config.proxy_tuning, true, &mut |_, _| true)?;
         Ok(Self { config, models })
     }
 

@@ -23,11 +23,6 @@ impl LlamaModel {
         let tuned = Self { weights: self.weights.clone(), adapter, path: path.into() };
         Ok([tuned, self])
     }
-
-    /// Whether it is an adapter over weights that are another model's too.
-    pub fn is_lora(&self) -> bool {
-        self.adapter.is_some()
-    }
 }
 
 #[cfg(not(llama_without_adapters))]

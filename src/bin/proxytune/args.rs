@@ -80,6 +80,9 @@ pub struct Trio {
     /// Tuned proxy (GGUF)
     #[arg(long, value_name = "GGUF")]
     tuned: Option<PathBuf>,
+    /// LoRA adapter (GGUF) over the untuned proxy, in place of --tuned: one copy of the weights for both proxies
+    #[arg(long, value_name = "GGUF", conflicts_with = "tuned")]
+    tuned_lora: Option<PathBuf>,
     /// Untuned proxy (GGUF)
     #[arg(long, value_name = "GGUF")]
     untuned: Option<PathBuf>,
@@ -193,9 +196,14 @@ impl Trio {
     /// A configuration with the flags laid over it, checked.
     fn laid_over(&self, mut config: Config) -> Result<Config> {
         let tuning = &mut config.proxy_tuning;
+        // Of a model and an adapter, the one given here holds.
+        if self.tuned.is_some() || self.tuned_lora.is_some() {
+            (tuning.tuned, tuning.tuned_lora) = (None, None);
+        }
         let paths = [
             (&self.host, &mut config.host.model),
             (&self.tuned, &mut tuning.tuned),
+            (&self.tuned_lora, &mut tuning.tuned_lora),
             (&self.untuned, &mut tuning.untuned),
         ];
         for (flag, place) in paths {

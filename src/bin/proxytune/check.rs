@@ -14,6 +14,8 @@ struct Row {
     name: &'static str,
     file: PathBuf,
     architecture: String,
+    /// Whether it is a LoRA adapter over the untuned proxy; the weights are then the adapter's alone.
+    lora: bool,
     vocabulary: usize,
     common: Option<usize>,
     tokenizer: String,
@@ -28,8 +30,10 @@ pub fn run(args: &Check) -> Result<ExitCode> {
     args.shared.refuse_api()?;
     let tuning = &config.proxy_tuning;
     let host = open(&config.host.model, "--host")?;
-    let tuned = open(&tuning.tuned, "--tuned")?;
-    let untuned = open(&tuning.untuned, "--untuned")?;
+    let [tuned, untuned] = match &tuning.tuned_lora {
+        Some(adapter) => open(&tuning.untuned, "--untuned")?.with_lora(adapter)?,
+        None => [open(&tuning.tuned, "--tuned")?, open(&tuning.untuned, "--untuned")?],
+    };
     let vocabulary = host.vocabulary();
     let mut rows = vec![row(NAMES[0], &host, None, &config)];
     let mut problems = Vec::new();
@@ -89,6 +93,7 @@ fn row(name: &'static str, model: &LlamaModel, common: Option<usize>, config: &C
         context,
         weights: std::fs::metadata(model.path()).map_or(0, |m| m.len()),
         kv_cache: (2 * 2 * number("block_count").unwrap_or(0) * width * context * slots) as u64,
+        lora: name == NAMES[1] && config.proxy_tuning.tuned_lora.is_some(),
         architecture,
     }
 }
@@ -96,7 +101,7 @@ fn row(name: &'static str, model: &LlamaModel, common: Option<usize>, config: &C
 impl Row {
     fn json(&self) -> serde_json::Value {
         json!({
-            "model": self.name, "file": self.file, "architecture": self.architecture,
+            "model": self.name, "file": self.file, "architecture": self.architecture, "lora": self.lora,
             "vocabulary": self.vocabulary, "common_tokens": self.common, "tokenizer": self.tokenizer,
             "chat_template": self.template, "context": self.context,
             "weights_bytes": self.weights, "kv_cache_bytes": self.kv_cache,
@@ -109,7 +114,7 @@ impl Row {
         let common = self.common.map_or_else(|| if host { "-" } else { "too few" }.into(), |n| n.to_string());
         [
             self.name.into(),
-            self.architecture.clone(),
+            if self.lora { format!("{} + LoRA", self.architecture) } else { self.architecture.clone() },
             self.vocabulary.to_string(),
             common,
             self.tokenizer.clone(),

@@ -246,11 +246,9 @@ pub fn contained() -> Option<ExitCode> {
 fn settings_of_models(args: &Eval, config: &Config) -> Vec<(String, String)> {
     let tuning = &config.proxy_tuning;
     let host = picks::host_name(args, config).ok().flatten();
-    let models = [("host", &host), ("tuned proxy", &tuning.tuned), ("untuned proxy", &tuning.untuned)];
-    models
-        .into_iter()
-        .filter_map(|(name, path)| Some((name.into(), path.as_ref()?.display().to_string())))
-        .collect()
+    let [tuned, untuned] = [tuning.tuned_file(), tuning.untuned.as_deref()];
+    let models = [("host", host.as_deref()), ("tuned proxy", tuned), ("untuned proxy", untuned)];
+    models.into_iter().filter_map(|(name, path)| Some((name.into(), path?.display().to_string()))).collect()
 }
 
 /// What a reader of the report wants to know of how it was measured.
