@@ -28,8 +28,8 @@ demo: build ## Build, check the tiny trio, show the host alone and proxy-tuned
 	@echo
 	@scripts/demo.sh $(PROXYTUNE) $(TRIO)
 
-# The sanitizers, llama-server, Python and vLLM have targets of their own: test-cpp, test-openai, test-plugin, test-python, test-vllm.
-test: lint doc audit test-core test-mistralrs test-serve ## All that must hold before a change is taken (the first time about 40 minutes on two cores)
+# The sanitizers, llama-server and vLLM have targets of their own: test-cpp, test-openai, test-plugin, test-vllm.
+test: lint doc audit test-core test-mistralrs test-serve test-python ## All that must hold before a change is taken (the first time about 40 minutes on two cores)
 	@CHECKS="plain install" scripts/test-cpp.sh
 
 test-core: install-deps target-dir ## The tests that need no engine but llama.cpp
@@ -101,7 +101,7 @@ install: install-deps target-dir ## Install the C++ library: make install PREFIX
 test-cpp: install-deps target-dir ## The C++ library, also under sanitizers and as installed (builds a llama.cpp once)
 	@scripts/test-cpp.sh
 
-test-python: install-deps target-dir ## The Python package by itself, installed by pip into a fresh environment
+test-python: install-deps target-dir ## The Python package by itself, installed by pip into an environment of its own (about two minutes the first time)
 	@scripts/test-python.sh
 
 test-vllm: install-deps target-dir ## The Python package in vLLM, transformers and llama-cpp-python (installs them once: several GB)

@@ -66,6 +66,8 @@ def bare_passes(config, checkpoint, requests):
 
 
 def main(checkpoint, tuned, untuned):
+    # OpenMP's threads do not go on spinning after the host's pass, in all of the servers alike.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with tempfile.TemporaryDirectory() as folder:
         config = vllm_server.write_config(folder, tuned=tuned, untuned=untuned, placement="in-turn")
         rivals = {"PYTHONPATH": str(TESTS), "PROXYTUNE_TUNED": tuned, "PROXYTUNE_UNTUNED": untuned}

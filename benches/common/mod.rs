@@ -9,10 +9,10 @@ use proxytune::backend::{Backend, Capabilities, Span};
 #[cfg(feature = "llama")]
 use proxytune::decode::Pieces;
 
-/// Accepts every call and always has the same logits.
+/// Accepts every call. Each row of a pass is a place of its own in memory, and has what it had in the pass before.
 pub struct Free {
     capabilities: Capabilities,
-    row: Vec<f32>,
+    rows: Vec<f32>,
 }
 
 impl Free {
@@ -20,8 +20,8 @@ impl Free {
     pub fn new(slots: usize, vocab: usize, seed: usize) -> Self {
         let capabilities =
             Capabilities { slots, context: 4096, batch: 4096, vocab, truncate: true, fork: true };
-        let row = (0..vocab).map(|i| ((i * 7919 + seed * 31) % 2003) as f32 / 100.0 - 10.0).collect();
-        Self { capabilities, row }
+        let logit = |i: usize| (((i % vocab) * 7919 + seed * 31) % 2003) as f32 / 100.0 - 10.0;
+        Self { capabilities, rows: (0..slots * vocab).map(logit).collect() }
     }
 }
 
@@ -33,8 +33,11 @@ impl Backend for Free {
         std::hint::black_box(spans);
         Ok(())
     }
-    fn logits(&self, _: usize) -> &[f32] {
-        &self.row
+    fn logits(&self, row: usize) -> &[f32] {
+        &self.rows[row * self.capabilities.vocab..][..self.capabilities.vocab]
+    }
+    fn logits_mut(&mut self, row: usize) -> &mut [f32] {
+        &mut self.rows[row * self.capabilities.vocab..][..self.capabilities.vocab]
     }
     fn truncate(&mut self, _: usize, _: usize) -> Result<()> {
         Ok(())

@@ -125,13 +125,15 @@ def read_gguf(path: Path):
 
 
 def write_hf(folder: Path, arch: Arch, weights: dict) -> None:
-    """A folder for `LlamaForCausalLM.from_pretrained`, float32."""
-    from transformers import LlamaForCausalLM
+    """A checkpoint folder for transformers and vLLM: float32 weights and the tokenizer."""
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
     model = LlamaForCausalLM(arch.hf_config())
     missing, unexpected = model.load_state_dict(weights, strict=False)
     assert missing == ["lm_head.weight"] and not unexpected  # tied to the embedding
     model.save_pretrained(folder)
+    end = dict.fromkeys(("bos_token", "eos_token", "pad_token"), tokenizer.SPECIAL[0])
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer.load(), **end).save_pretrained(folder)
 
 
 def main(names=FILES) -> None:

@@ -9,7 +9,7 @@ import multiprocessing.connection
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from sources import CACHE
 MICRO = 1024  # tokens a backward pass
 WINDOW, LONG_WINDOW = 256, 1024  # training context, and that of the last part
 WORKERS = int(os.environ.get("PROXYTUNE_WORKERS", os.cpu_count()))  # processes, one thread each
+SHARE = float(os.environ.get("PROXYTUNE_SHARE", 1))  # of each run's tokens; a rehearsal trains on few
 SAVE_EVERY, EVALUATE_EVERY = 120, 300  # seconds
 
 
@@ -59,6 +60,9 @@ RUNS = {
     "tuned": Run(PROXY, "code", 12_000_000, 4096, "untuned", 0.01, 0.002, seed=2),
     "direct": Run(HOST, "code", 1_500_000, 4096, "host", 0.01, 0.002, seed=2),
 }
+
+
+RUNS = {name: replace(run, tokens=max(run.batch, int(run.tokens * SHARE))) for name, run in RUNS.items()}
 
 
 def folder(name: str):

@@ -166,6 +166,14 @@ impl<B: Backend> Backend for Faulty<B> {
         }
     }
 
+    fn logits_mut(&mut self, row: usize) -> &mut [f32] {
+        match self.fault {
+            Fault::Nan => &mut self.nan,
+            Fault::Short => &mut self.inner.logits_mut(row)[1..],
+            _ => self.inner.logits_mut(row),
+        }
+    }
+
     fn truncate(&mut self, slot: usize, len: usize) -> Result<()> {
         self.inner.truncate(slot, len)
     }

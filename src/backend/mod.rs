@@ -61,6 +61,9 @@ pub trait Backend: Send {
     /// `vocab` values; they predict the token that follows the row's token.
     fn logits(&self, row: usize) -> &[f32];
 
+    /// As [`logits`](Self::logits), to be changed in place; what is written stays until the next pass.
+    fn logits_mut(&mut self, row: usize) -> &mut [f32];
+
     /// Drops what a slot holds beyond its first `len` tokens.
     ///
     /// # Errors
@@ -92,6 +95,9 @@ impl<B: Backend + ?Sized> Backend for Box<B> {
     }
     fn logits(&self, row: usize) -> &[f32] {
         (**self).logits(row)
+    }
+    fn logits_mut(&mut self, row: usize) -> &mut [f32] {
+        (**self).logits_mut(row)
     }
     fn truncate(&mut self, slot: usize, len: usize) -> Result<()> {
         (**self).truncate(slot, len)

@@ -124,6 +124,10 @@ impl Backend for Toy {
         &self.rows[row * self.capabilities.vocab..][..self.capabilities.vocab]
     }
 
+    fn logits_mut(&mut self, row: usize) -> &mut [f32] {
+        &mut self.rows[row * self.capabilities.vocab..][..self.capabilities.vocab]
+    }
+
     fn truncate(&mut self, slot: usize, len: usize) -> Result<()> {
         if !self.capabilities.truncate || len > self.slots[slot].len() {
             return Err(Error::engine("toy", format!("cannot truncate slot {slot} to {len}")));

@@ -47,11 +47,10 @@ impl Decoder {
         listen: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         let Self { host, pair, pieces, options, lengths, work, scratch, .. } = self;
-        let vocab = host.capabilities().vocab;
         for r in running.iter_mut() {
-            while let Some(at) = r.next_known(pair.as_ref()) {
-                let logits = match work.rows_mut(r.request) {
-                    Ok(rows) => &mut rows[at * vocab..][..vocab],
+            while let Some(at) = r.next_known(pair.is_some()) {
+                let logits = match host.row_mut(work, r.request, at) {
+                    Ok(logits) => logits,
                     Err(error) => {
                         r.fail(error);
                         break;
@@ -103,13 +102,9 @@ impl Running {
     }
 
     /// The next position to choose a token at, where all its rows are there.
-    fn next_known(&self, pair: Option<&Pair>) -> Option<usize> {
+    fn next_known(&self, has_pair: bool) -> Option<usize> {
         let at = self.at.filter(|_| self.is_active())?;
-        let held = |pair: &Pair| {
-            let lens = pair.maps().iter().map(|map| map.proxy_len());
-            lens.zip(&self.draft.rows).all(|(len, rows)| rows.len() >= (at + 1) * len)
-        };
-        (!self.is_shifted() || pair.is_none_or(held)).then_some(at)
+        (!has_pair || !self.is_shifted() || at < self.draft.held()).then_some(at)
     }
 
     /// Whether the whole draft was accepted, and the proxies have not been asked what follows it.
@@ -131,9 +126,9 @@ impl Running {
         let begin = Instant::now();
         let host_top = argmax(logits) as Token;
         let host_row = explain.then(|| logits.to_vec());
-        let rows = pair.map(|pair| self.draft.rows_at(at, pair));
-        if let (Some(pair), Some(rows)) = (pair, rows) {
-            match pair.shift(logits, rows, self.alpha, scratch) {
+        if let Some(pair) = pair {
+            let rows = self.draft.rows_at(at, pair);
+            match rows.and_then(|rows| pair.shift(logits, rows, self.alpha, scratch)) {
                 Ok(shift) => self.stats.ignored += shift.ignored,
                 Err(error) => self.go_unshifted(&error),
             }
@@ -143,7 +138,7 @@ impl Running {
         let (token, accepted) = self.judge(at, logits, top, force_accept);
         let mut position = Position { token, host_top, top, probabilities: None };
         if let Some(host_row) = host_row {
-            let rows = pair.map(|pair| (self.draft.rows_at(at, pair), pair.maps()));
+            let rows = pair.and_then(|pair| Some((self.draft.rows_at(at, pair).ok()?, pair.maps())));
             position.explain(&host_row, logits, rows);
         }
         (position, accepted)

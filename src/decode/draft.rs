@@ -1,17 +1,20 @@
 //! What was drafted for one sequence.
 
 use crate::backend::llama::Sampler;
+use crate::error::{Error, Result};
 use crate::pair::Pair;
-use crate::vocab::{Token, TokenMap};
+use crate::vocab::Token;
 
 /// The tokens drafted for one sequence in this step; they stand at the end of its history until they are judged.
 #[derive(Default)]
 pub(super) struct Draft {
     /// In the host's vocabulary.
     pub tokens: Vec<Token>,
-    /// Rows of tuned and untuned proxy at this step's positions so far, each over its own vocabulary: those that the
-    /// tokens were drawn from, in the end one more.
+    /// Rows of tuned and untuned proxy at the first positions of this step, each over its own vocabulary: those that were
+    /// computed while drafting.
     pub rows: [Vec<f32>; 2],
+    /// Where the pair holds those of later positions.
+    pub rest: Option<Rest>,
     /// Whether the untuned proxy went along.
     pub in_lockstep: bool,
     /// What they were drawn by, over the host's vocabulary, one after the other; none where drafting is greedy.
@@ -24,11 +27,23 @@ pub(super) struct Draft {
     pub sampler: Option<Sampler>,
 }
 
+/// A request of the pair for rows that follow those of the draft.
+#[derive(Clone, Copy)]
+pub(super) struct Rest {
+    /// The request.
+    pub request: usize,
+    /// Positions of the step that its first rows stand at, tuned and untuned.
+    pub first: [usize; 2],
+    /// Positions of the step that there are rows for, both together.
+    pub held: usize,
+}
+
 impl Draft {
     pub fn clear(&mut self) {
-        let Self { tokens, rows, in_lockstep, probabilities, confidence, reach, sampler } = self;
+        let Self { tokens, rows, rest, in_lockstep, probabilities, confidence, reach, sampler } = self;
         tokens.clear();
         rows.iter_mut().for_each(Vec::clear);
+        *rest = None;
         *in_lockstep = false;
         probabilities.clear();
         confidence.clear();
@@ -38,9 +53,37 @@ impl Draft {
 }
 
 impl Draft {
+    /// Positions of the step whose rows were computed while drafting, by the tuned and by the untuned proxy.
+    pub(super) fn drafted(&self) -> [usize; 2] {
+        let tokens = self.tokens.len();
+        [tokens, if self.in_lockstep { tokens } else { 0 }]
+    }
+
+    /// Positions of the step whose rows of both proxies are there.
+    pub(super) fn held(&self) -> usize {
+        let [tuned, untuned] = self.drafted();
+        self.rest.map_or(tuned.min(untuned), |rest| rest.held)
+    }
+
     /// Tuned and untuned row at one position of the step.
-    pub(super) fn rows_at(&self, at: usize, pair: &Pair) -> [&[f32]; 2] {
-        let [tuned, untuned] = pair.maps().each_ref().map(TokenMap::proxy_len);
-        [&self.rows[0][at * tuned..][..tuned], &self.rows[1][at * untuned..][..untuned]]
+    ///
+    /// # Errors
+    /// When a row is not there.
+    pub(super) fn rows_at<'a>(&'a self, at: usize, pair: &'a Pair) -> Result<[&'a [f32]; 2]> {
+        let row = |which: usize| {
+            let len = pair.maps()[which].proxy_len();
+            match self.rest {
+                Some(Rest { request, first, .. }) if at >= first[which] => {
+                    let row = at - first[which];
+                    if which == 0 { pair.tuned_row(request, row) } else { pair.untuned_row(request, row) }
+                }
+                _ => {
+                    let (got, expected) = (self.rows[which].len(), (at + 1) * len);
+                    let missing = || Error::Shape { what: "drafted rows", got, expected };
+                    self.rows[which].get(at * len..expected).ok_or_else(missing)
+                }
+            }
+        };
+        Ok([row(0)?, row(1)?])
     }
 }

@@ -44,7 +44,7 @@ impl Decoder {
             }
             for r in running.iter_mut() {
                 let Some(request) = r.pair_request.take() else { continue };
-                if pair.take_rows(request, &mut r.draft.rows).is_ok() {
+                if pair.append_rows(request, &mut r.draft.rows).is_ok() {
                     r.draft.in_lockstep = in_lockstep;
                     r.extend_draft(pair.maps(), &mut self.scratch)?;
                     let chance = self.lengths.chance(r.draft.confidence[length]);

@@ -187,7 +187,7 @@ pub(super) struct Running {
     pub stats: Stats,
     /// Its place among the host's requests of this step.
     pub request: usize,
-    /// Its place among the pair's requests, while it has one.
+    /// Its place among the pair's requests, while it drafts.
     pub pair_request: Option<usize>,
     /// What made a proxy fail on it in this step.
     pub proxy_error: Option<Error>,

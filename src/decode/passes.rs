@@ -1,6 +1,7 @@
 //! The forward passes of a step: the host over every position, the proxies over those that drafting has left open.
 
 use super::Decoder;
+use super::draft::Rest;
 use super::job::Running;
 use crate::error::Result;
 use crate::pair::{Pair, Placement};
@@ -20,7 +21,7 @@ impl Decoder {
         for r in running.iter_mut().filter(|r| r.is_active()) {
             let rows = r.draft.tokens.len() + 1;
             r.request = self.work.push(r.id, rows, |tokens| tokens.extend_from_slice(r.history.tokens()));
-            r.pair_request = self.pair.as_mut().and_then(|pair| r.push_checks(pair, at_once));
+            r.draft.rest = self.pair.as_mut().and_then(|pair| r.push_checks(pair, at_once));
         }
         let mut started = false;
         loop {
@@ -54,7 +55,11 @@ impl Decoder {
         let Some(pair) = &mut self.pair else { return Ok(()) };
         pair.clear();
         for r in running.iter_mut() {
-            r.pair_request = r.wants_last().then(|| pair.push(r.id, &r.history, [1, 1]));
+            r.draft.rest = r.wants_last().then(|| {
+                let drafted = r.draft.tokens.len();
+                let request = pair.push(r.id, &r.history, [1, 1]);
+                Rest { request, first: [drafted; 2], held: drafted + 1 }
+            });
         }
         while !pair.all_done() {
             self.host.rest_for(pair);
@@ -65,11 +70,12 @@ impl Decoder {
         Ok(())
     }
 
-    /// Moves the proxies' rows to the sequences they belong to.
-    pub(super) fn collect(&mut self, running: &mut [Running]) {
-        let Some(pair) = &mut self.pair else { return };
+    /// Tells each sequence where its rows are. They stay where the proxies left them.
+    fn collect(&self, running: &mut [Running]) {
+        let Some(pair) = &self.pair else { return };
         for r in running {
-            if let Some(Err(error)) = r.pair_request.take().map(|i| pair.take_rows(i, &mut r.draft.rows)) {
+            let Some(rest) = &r.draft.rest else { continue };
+            if let Err(error) = pair.outcome(rest.request) {
                 r.proxy_error = Some(error);
             }
         }
@@ -87,14 +93,15 @@ impl crate::pair::CachedModel {
 
 impl Running {
     /// Asks the pair for the rows that this step's positions lack; all of them where `all`, else those of the draft.
-    fn push_checks(&mut self, pair: &mut Pair, all: bool) -> Option<usize> {
+    fn push_checks(&mut self, pair: &mut Pair, all: bool) -> Option<Rest> {
         let drafted = self.draft.tokens.len();
         if self.alpha == 0.0 {
             return None;
         }
         if drafted == 0 || all {
             // The tuned proxy has gone ahead: only its last row is missing.
-            return Some(pair.push(self.id, &self.history, [1, drafted + 1]));
+            let request = pair.push(self.id, &self.history, [1, drafted + 1]);
+            return Some(Rest { request, first: [drafted, 0], held: drafted + 1 });
         }
         if self.draft.in_lockstep {
             return None;
@@ -103,6 +110,6 @@ impl Running {
         self.history.rollback(1);
         let request = pair.push(self.id, &self.history, [0, drafted]);
         self.history.extend(&self.draft.tokens[drafted - 1..]);
-        Some(request)
+        Some(Rest { request, first: [drafted, 0], held: drafted })
     }
 }

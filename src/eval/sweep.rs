@@ -197,6 +197,7 @@ impl Scorer {
                     return Err(Error::Interrupted);
                 }
             }
+            model.copy_rows(&mut side.work);
             model.rest();
         }
         Ok(())

@@ -1,152 +1,13 @@
 //! A model behind a planner: histories in, rows of logits out, the KV cache used as far as it reaches.
 
 use super::plan::{Change, Pass, Planner, Progress, Request, SequenceId};
+use super::work::{InPlace, Rows, Work};
 use crate::backend::{Backend, Capabilities, Span};
 use crate::error::{Error, Result};
-use crate::vocab::Token;
 use std::any::Any;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
-
-/// Requests to one model, with what has come of them. Reused from step to step, so that a step allocates nothing.
-#[derive(Debug, Default)]
-pub struct Work {
-    requests: Vec<Request>,
-    progress: Vec<Progress>,
-    rows: Vec<Vec<f32>>,
-    errors: Vec<Option<Error>>,
-    /// Buffers of requests that are done.
-    spare: Vec<(Vec<Token>, Vec<f32>)>,
-    /// Requests that shared a failed pass: each gets passes of its own, before all others, and its own outcome.
-    suspect: Vec<bool>,
-}
-
-impl Work {
-    /// Adds a request and returns its index. `write` appends the history to an empty vector. With 0 rows there is
-    /// nothing to do for it.
-    pub fn push(&mut self, sequence: SequenceId, rows: usize, write: impl FnOnce(&mut Vec<Token>)) -> usize {
-        let (mut history, mut logits) = self.spare.pop().unwrap_or_default();
-        history.clear();
-        logits.clear();
-        let idle = rows == 0;
-        if !idle {
-            write(&mut history);
-        }
-        let rows = rows.min(history.len().max(1));
-        self.requests.push(Request { sequence, history, rows });
-        let mut progress = Progress::default();
-        progress.complete = idle;
-        self.progress.push(progress);
-        self.rows.push(logits);
-        self.errors.push(None);
-        self.suspect.push(false);
-        self.requests.len() - 1
-    }
-
-    /// Takes out request `index`; the last one moves to its place.
-    pub fn swap_remove(&mut self, index: usize) {
-        let request = self.requests.swap_remove(index);
-        self.progress.swap_remove(index);
-        self.errors.swap_remove(index);
-        self.suspect.swap_remove(index);
-        self.spare.push((request.history, self.rows.swap_remove(index)));
-    }
-
-    /// Takes out all requests.
-    pub fn clear(&mut self) {
-        while !self.requests.is_empty() {
-            self.swap_remove(self.requests.len() - 1);
-        }
-    }
-
-    /// Number of requests.
-    pub fn len(&self) -> usize {
-        self.requests.len()
-    }
-
-    /// Whether there are no requests.
-    pub fn is_empty(&self) -> bool {
-        self.requests.is_empty()
-    }
-
-    /// Whether request `index` has all its rows, or has failed.
-    pub fn is_done(&self, index: usize) -> bool {
-        self.progress[index].complete
-    }
-
-    /// Whether all requests are done.
-    pub fn all_done(&self) -> bool {
-        self.progress.iter().all(|p| p.complete)
-    }
-
-    /// Rows wanted over all requests.
-    pub fn wanted(&self) -> usize {
-        self.requests.iter().map(|r| r.rows).sum()
-    }
-
-    /// Tokens of all histories together, and those computed or found in the cache so far.
-    pub fn tokens(&self) -> (usize, usize) {
-        let total = self.requests.iter().map(|r| r.history.len()).sum();
-        let done = self.progress.iter().map(Progress::computed).sum();
-        (total, done)
-    }
-
-    /// The rows of a request that is done: `rows * vocab` logits, oldest position first.
-    ///
-    /// # Errors
-    /// What made this request fail; those beside it are not affected.
-    pub fn rows(&self, index: usize) -> Result<&[f32]> {
-        match &self.errors[index] {
-            Some(error) => Err(error.clone()),
-            None => Ok(&self.rows[index]),
-        }
-    }
-
-    /// As [`rows`](Self::rows), to be changed in place.
-    ///
-    /// # Errors
-    /// As [`rows`](Self::rows).
-    pub fn rows_mut(&mut self, index: usize) -> Result<&mut [f32]> {
-        match &self.errors[index] {
-            Some(error) => Err(error.clone()),
-            None => Ok(&mut self.rows[index]),
-        }
-    }
-
-    /// Moves the rows of a request that is done to the end of `into`.
-    pub fn take_rows(&mut self, index: usize, into: &mut Vec<f32>) {
-        let rows = &mut self.rows[index];
-        if into.is_empty() {
-            std::mem::swap(into, rows);
-        } else {
-            into.extend_from_slice(rows);
-        }
-    }
-
-    fn fail(&mut self, index: usize, error: Error) {
-        self.errors[index] = Some(error);
-        self.progress[index].complete = true;
-    }
-
-    /// Fails every request that is not done.
-    pub(super) fn fail_open(&mut self, error: &Error) {
-        for index in 0..self.len() {
-            if !self.is_done(index) {
-                self.fail(index, error.clone());
-            }
-        }
-    }
-
-    /// So many requests, all of which have failed: in place of work that is not given back.
-    pub(super) fn failed(requests: usize, error: &Error) -> Self {
-        let mut work = Self::default();
-        for _ in 0..requests {
-            let index = work.push(SequenceId::MAX, 1, |_| {});
-            work.fail(index, error.clone());
-        }
-        work
-    }
-}
 
 /// What a model has done so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -164,6 +25,8 @@ pub struct CachedModel {
     planner: Planner,
     pass: Pass,
     before: Vec<Progress>,
+    /// Passes begun so far.
+    passes: u64,
     usage: Usage,
 }
 
@@ -177,6 +40,7 @@ impl CachedModel {
             planner,
             pass: Pass::default(),
             before: Vec::new(),
+            passes: 0,
             usage: Usage::default(),
         }
     }
@@ -237,6 +101,8 @@ impl CachedModel {
         self.planner.plan(requests, &mut work.progress[range.clone()], &mut self.pass);
         self.pass.pieces.iter_mut().for_each(|p| p.request += range.start);
         let begin = Instant::now();
+        self.copy_rows(work);
+        self.passes += 1;
         // A backend's panic is a failure like others: its slots are cleared.
         let executed = catch_unwind(AssertUnwindSafe(|| self.execute(&work.requests)))
             .unwrap_or_else(|panic| Err(Error::engine(&self.name, format!("a panic: {}", words(&*panic)))));
@@ -291,15 +157,84 @@ impl CachedModel {
         Ok(())
     }
 
+    /// Rows stay where they are, unless they come from several passes.
     fn deliver(&self, work: &mut Work) {
-        let mut row = 0;
+        let mut first = 0;
         for piece in &self.pass.pieces {
             let rows = &mut work.rows[piece.request];
-            for _ in 0..piece.rows {
-                rows.extend_from_slice(self.backend.logits(row));
-                row += 1;
+            if piece.rows == work.requests[piece.request].rows {
+                rows.in_place = Some(InPlace { pass: self.passes, first });
+            } else {
+                self.copy(first, piece.rows, &mut rows.copies);
+            }
+            first += piece.rows;
+        }
+    }
+
+    fn copy(&self, first: usize, rows: usize, into: &mut Vec<f32>) {
+        (first..first + rows).for_each(|row| into.extend_from_slice(self.backend.logits(row)));
+    }
+
+    /// Copies the rows that the engine still holds, so that they outlive its next pass. A pass over the same work does
+    /// so by itself.
+    pub fn copy_rows(&self, work: &mut Work) {
+        for (request, rows) in work.requests.iter().zip(&mut work.rows) {
+            if let Some(InPlace { first, .. }) = rows.in_place.take_if(|at| at.pass == self.passes) {
+                self.copy(first, request.rows, &mut rows.copies);
             }
         }
+    }
+
+    /// Row `row` of a request of `work` that is done, counted from its oldest position: `vocab` logits. Valid until the
+    /// model's next pass over other work.
+    ///
+    /// # Errors
+    /// What made this request fail; those beside it are not affected. [`Error::Shape`] for a row that there is not, or
+    /// not any more.
+    pub fn row<'a>(&'a self, work: &'a Work, index: usize, row: usize) -> Result<&'a [f32]> {
+        match self.place(work, index, row)? {
+            Place::Engine(row) => Ok(self.backend.logits(row)),
+            Place::Copy(range) => Ok(&work.rows[index].copies[range]),
+        }
+    }
+
+    /// As [`row`](Self::row), to be changed in place.
+    ///
+    /// # Errors
+    /// As [`row`](Self::row).
+    pub fn row_mut<'a>(&'a mut self, work: &'a mut Work, index: usize, row: usize) -> Result<&'a mut [f32]> {
+        match self.place(work, index, row)? {
+            Place::Engine(row) => Ok(self.backend.logits_mut(row)),
+            Place::Copy(range) => Ok(&mut work.rows[index].copies[range]),
+        }
+    }
+
+    /// Adds copies of all rows of a request to the end of `into`, oldest position first.
+    ///
+    /// # Errors
+    /// As [`row`](Self::row).
+    pub fn append_rows(&self, work: &Work, index: usize, into: &mut Vec<f32>) -> Result<()> {
+        (0..work.requests[index].rows).try_for_each(|row| {
+            into.extend_from_slice(self.row(work, index, row)?);
+            Ok(())
+        })
+    }
+
+    fn place(&self, work: &Work, index: usize, row: usize) -> Result<Place> {
+        work.outcome(index)?;
+        let vocab = self.capabilities().vocab;
+        let Rows { copies, in_place } = &work.rows[index];
+        let held = match in_place {
+            Some(InPlace { pass, first }) if *pass == self.passes && row < work.requests[index].rows => {
+                return Ok(Place::Engine(first + row));
+            }
+            Some(_) => 0,
+            None => copies.len() / vocab,
+        };
+        if row < held {
+            return Ok(Place::Copy(row * vocab..(row + 1) * vocab));
+        }
+        Err(Error::Shape { what: "rows", got: held, expected: row + 1 })
     }
 
     /// After a failed pass nothing is known of its slots. Those that shared it are computed again, one by one.
@@ -320,6 +255,14 @@ impl CachedModel {
             self.pass.pieces.iter().for_each(|p| work.suspect[p.request] = true);
         }
     }
+}
+
+/// Where one row stands.
+enum Place {
+    /// In the engine: that row of its last pass.
+    Engine(usize),
+    /// In these places of the copies.
+    Copy(Range<usize>),
 }
 
 /// What a panic said.

@@ -1,8 +1,9 @@
 //! Where a model's passes run: on the thread that asks, or on one of their own.
 
-use super::cached::{CachedModel, Usage, Work};
+use super::cached::{CachedModel, Usage};
 use super::plan::SequenceId;
 use super::sync::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, thread};
+use super::work::Work;
 use crate::error::{Error, Result};
 use std::time::Instant;
 
@@ -153,6 +154,21 @@ impl Lane {
             None if self.removed.len() < Self::MOST_REMOVED => self.removed.push(sequence),
             None => {}
         }
+    }
+
+    /// Its model, between passes.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] while it is away.
+    pub(super) fn model(&self) -> Result<&CachedModel> {
+        self.model.as_deref().ok_or_else(gone)
+    }
+
+    /// A row of a request that is done.
+    pub(super) fn row<'a>(&'a self, work: Option<&'a Work>, index: usize, row: usize) -> Result<&'a [f32]> {
+        let work = work.ok_or_else(gone)?;
+        work.outcome(index)?;
+        self.model()?.row(work, index, row)
     }
 
     /// What its model had done when the last pass ended.

@@ -12,12 +12,14 @@ pub mod plan;
 mod runner;
 mod sequence;
 mod sync;
+mod work;
 
-pub use cached::{CachedModel, Usage, Work};
+pub use cached::{CachedModel, Usage};
 pub use history::History;
 pub use plan::SequenceId;
 pub use runner::{Runner, RunnerStats};
 pub use sequence::Sequence;
+pub use work::Work;
 
 use crate::combine::{self, Shift};
 use crate::error::{Error, Result};
@@ -236,7 +238,7 @@ impl Pair {
     ///
     /// # Errors
     /// When a proxy's thread is gone; all requests are lost then. The failure of a forward pass is no such error: it
-    /// stays with its request and shows in [`Pair::rows`]. So does a round that is [late](Pair::with_limit).
+    /// stays with its request and shows in [`Pair::outcome`]. So does a round that is [late](Pair::with_limit).
     pub fn finish(&mut self) -> Result<()> {
         if let Some(error) = &self.late {
             self.works.iter_mut().flatten().for_each(|work| work.fail_open(error));
@@ -291,41 +293,54 @@ impl Pair {
         Ok(())
     }
 
-    /// Rows of request `index`, tuned and untuned, each over its proxy's vocabulary, oldest position first.
+    /// Whether request `index`, which is done, has its rows.
     ///
     /// # Errors
-    /// What made either proxy fail on this request.
-    pub fn rows(&self, index: usize) -> Result<[&[f32]; 2]> {
-        let Some([tuned, untuned]) = &self.works else { return Ok([&[], &[]]) };
-        Ok([tuned.rows(index)?, untuned.rows(index)?])
+    /// What made either proxy fail on it.
+    pub fn outcome(&self, index: usize) -> Result<()> {
+        self.works.iter().flatten().try_for_each(|work| work.outcome(index))
     }
 
-    /// Moves the rows of request `index` to the ends of `tuned` and `untuned`.
+    /// Row `row` of request `index` of the tuned proxy, over its own vocabulary; rows are counted from the oldest
+    /// position. Valid until the next round begins.
     ///
     /// # Errors
-    /// As [`Pair::rows`]; nothing is moved then.
-    pub fn take_rows(&mut self, index: usize, into: &mut [Vec<f32>; 2]) -> Result<()> {
-        self.rows(index)?;
-        for (work, into) in self.works.iter_mut().flatten().zip(into) {
-            work.take_rows(index, into);
-        }
-        Ok(())
+    /// What made the proxy fail on this request; [`Error::Shape`] for a row that was not asked for.
+    pub fn tuned_row(&self, index: usize, row: usize) -> Result<&[f32]> {
+        self.tuned.row(self.works.as_ref().map(|works| &works[0]), index, row)
+    }
+
+    /// As [`tuned_row`](Self::tuned_row), of the untuned proxy.
+    ///
+    /// # Errors
+    /// As [`tuned_row`](Self::tuned_row).
+    pub fn untuned_row(&self, index: usize, row: usize) -> Result<&[f32]> {
+        self.untuned.row(self.works.as_ref().map(|works| &works[1]), index, row)
+    }
+
+    /// Adds copies of the rows of request `index` to the ends of `tuned` and `untuned`.
+    ///
+    /// # Errors
+    /// As [`Pair::outcome`]; nothing is added then.
+    pub fn append_rows(&self, index: usize, [tuned, untuned]: &mut [Vec<f32>; 2]) -> Result<()> {
+        self.outcome(index)?;
+        let Some(works) = &self.works else { return Ok(()) };
+        self.tuned.model()?.append_rows(&works[0], index, tuned)?;
+        self.untuned.model()?.append_rows(&works[1], index, untuned)
     }
 
     /// Row `row` of request `index`, tuned and untuned.
     ///
     /// # Errors
-    /// As [`Pair::rows`].
+    /// As [`Pair::tuned_row`].
     pub fn row(&self, index: usize, row: usize) -> Result<[&[f32]; 2]> {
-        let [tuned, untuned] = self.rows(index)?;
-        let [tuned_len, untuned_len] = self.maps.each_ref().map(TokenMap::proxy_len);
-        Ok([&tuned[row * tuned_len..][..tuned_len], &untuned[row * untuned_len..][..untuned_len]])
+        Ok([self.tuned_row(index, row)?, self.untuned_row(index, row)?])
     }
 
     /// Writes `tuned - untuned` of a row over the host's vocabulary.
     ///
     /// # Errors
-    /// As [`Pair::rows`].
+    /// As [`Pair::tuned_row`].
     pub fn offset(&self, index: usize, row: usize, offset: &mut [f32]) -> Result<()> {
         let [tuned, untuned] = self.row(index, row)?;
         combine::offset(offset, (tuned, &self.maps[0]), (untuned, &self.maps[1]))

@@ -5,7 +5,7 @@ use proxytune::Error;
 use proxytune::config::{Config, OnError};
 use proxytune::host::requests::Requests;
 use proxytune::host::{HostShape, Proxies, vocabulary};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyTypeError, PyUserWarning, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyMapping;
 use std::fmt;
@@ -25,8 +25,17 @@ pub struct Host {
     pub threads: usize,
 }
 
-/// A path of a TOML file, or a mapping with the same sections.
+/// A path of a TOML file, or a mapping with the same sections. Warns of what has no effect in here.
 pub fn config(object: &Bound<'_, PyAny>) -> PyResult<Config> {
+    let config = read(object)?;
+    if config.proxy_tuning.tuned_prompt.system.is_some() {
+        let message = c"proxytune: tuned_prompt is not used here: all three models read the host's prompt";
+        PyErr::warn(object.py(), &object.py().get_type::<PyUserWarning>(), message, 1)?;
+    }
+    Ok(config)
+}
+
+fn read(object: &Bound<'_, PyAny>) -> PyResult<Config> {
     if let Ok(path) = object.extract::<PathBuf>() {
         return Config::read(&path).map_err(|e| exception(&e));
     }

@@ -5,6 +5,7 @@ use dlpark::DlpackFlags;
 use dlpark::ffi::{DLDataType, DLDevice, DLDeviceType};
 use dlpark::python::{ImportRequest, ImportedDlpack};
 use half::{bf16, f16};
+use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use proxytune::host::requests::Logits;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -64,24 +65,26 @@ impl Tensor {
             let what = "logits: the tensor is part of a gradient's graph; give logits.detach()";
             return Err(PyValueError::new_err(what));
         }
+        let bfloat16 = as_bits(&source)?;
+        let source = bfloat16.as_ref().unwrap_or(&source);
         let refused = |error: PyErr| not_handed_over(object.py(), &error);
-        let request = ImportRequest::new(source.as_borrowed()).map_err(|error| refused(error.into()))?;
+        let request = ImportRequest::new(source.as_borrowed()).map_err(refused)?;
         if let Ok(device) = request.device() {
             on_cpu(device)?;
         }
-        let memory =
-            request.import(None, None).map_err(|error| not_handed_over(object.py(), &error.into()))?;
-        Self::from_dlpack(memory)
+        let memory = request.import(None, None).map_err(refused)?;
+        Self::from_dlpack(memory, bfloat16.map(|_| Format::Bf16))
     }
 
-    fn from_dlpack(memory: ImportedDlpack) -> PyResult<Self> {
+    /// `known`: the format, where the tensor cannot say it.
+    fn from_dlpack(memory: ImportedDlpack, known: Option<Format>) -> PyResult<Self> {
         let wrong = |what: String| Err(PyValueError::new_err(format!("logits: {what}")));
         if memory.flags().intersects(DlpackFlags::READ_ONLY | DlpackFlags::IS_COPIED) {
             return wrong("the tensor is read-only, or a copy: give one that can be changed in place".into());
         }
         let tensor = memory.validate().map_err(|e| PyValueError::new_err(format!("logits: {e}")))?;
         on_cpu(tensor.device())?;
-        let Some(format) = format(tensor.dtype()) else {
+        let Some(format) = known.or_else(|| format(tensor.dtype())) else {
             return wrong("expected float32, float16 or bfloat16".into());
         };
         let shape: Vec<usize> = tensor.shape().iter().map(|&n| n as usize).collect();
@@ -170,6 +173,13 @@ unsafe fn values<'a, T>(data: *mut u8, at: usize, width: usize) -> &'a mut [T] {
 fn format(kind: DLDataType) -> Option<Format> {
     let formats = [(f32::DTYPE, Format::F32), (f16::DTYPE, Format::F16), (bf16::DTYPE, Format::Bf16)];
     formats.into_iter().find(|(known, _)| *known == kind).map(|(_, format)| format)
+}
+
+/// The bits of an array of the package `ml_dtypes`: numpy itself has no bfloat16, and hands none over.
+fn as_bits<'py>(source: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let Ok(array) = source.cast::<PyUntypedArray>() else { return Ok(None) };
+    let bfloat16 = array.dtype().getattr("name")?.extract::<String>()? == "bfloat16";
+    bfloat16.then(|| array.call_method1("view", ("uint16",))).transpose()
 }
 
 /// What a library's tensor says when it gives its memory to nobody; libraries differ in the exception that they take.

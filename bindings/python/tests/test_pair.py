@@ -3,12 +3,13 @@
 import multiprocessing
 import os
 import random
+import sys
 import threading
 import time
 
 import numpy as np
 import pytest
-from conftest import CASES, FIXTURES, HOST, TOLERANCE, TUNED, golden, settings
+from conftest import CASES, FIXTURES, HOST, TOLERANCE, TUNED, UNTUNED, golden, settings
 
 import proxytune
 from proxytune import ProxyPair
@@ -71,24 +72,30 @@ class TestLoop:
         assert host.argmax(-1).tolist() == [case["tokens"][position] for position in case["positions"]]
 
     def test_the_interpreters_lock_is_released(self, pair):
+        """A thread that never takes the lock from another goes on while a model runs."""
         ticks, done = 0, threading.Event()
 
         def tick():
             nonlocal ticks
             while not done.is_set():
                 ticks += 1
-                time.sleep(0.0005)
+                time.sleep(0.0001)
 
         thread = threading.Thread(target=tick)
-        thread.start()
-        before, begin = ticks, time.monotonic()
-        order = random.Random(1)
-        for _ in range(4):
-            pair.offsets([[order.randrange(5, 4000) for _ in range(900)]])
-        during, passed = ticks - before, time.monotonic() - begin
-        done.set()
-        thread.join()
-        assert during > passed / 0.0005 / 50, f"{during} ticks in {passed:.3f} s"
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1000)
+        try:
+            thread.start()
+            order = random.Random(1)
+            history = [[order.randrange(5, 4000) for _ in range(900)]]
+            before = ticks
+            pair.offsets(history)
+            during = ticks - before
+        finally:
+            sys.setswitchinterval(interval)
+            done.set()
+            thread.join()
+        assert during > 0
 
     def test_threads_may_share_a_pair(self, pair):
         expected = {case["name"]: pair.offsets(histories(case)) for case in CASES}
@@ -104,6 +111,26 @@ class TestLoop:
         [thread.join() for thread in threads]
         assert not wrong
 
+    def test_two_pairs_in_one_process(self, pair):
+        """Proxies exchanged: each pair keeps to its own."""
+        other = ProxyPair(settings(tuned=UNTUNED, untuned=TUNED), vocabulary=HOST)
+        expected = pair.offsets(histories(CASE))
+        got = {}
+        threads = [
+            threading.Thread(target=lambda name=name, p=p: got.update({name: p.offsets(histories(CASE))}))
+            for name, p in (("same", pair), ("other", other))
+        ]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        np.testing.assert_allclose(got["same"], expected, atol=TOLERANCE)
+        np.testing.assert_allclose(got["other"], -expected, atol=TOLERANCE)
+
+    def test_a_vocabulary_that_is_padded(self, pair):
+        padded = ProxyPair(settings(), vocabulary=HOST, vocab_size=4160)
+        offsets = padded.offsets(histories(CASE))
+        assert offsets.shape == (4, 4160) and not offsets[:, 4096:].any()
+        np.testing.assert_allclose(offsets[:, :4096], pair.offsets(histories(CASE)), atol=TOLERANCE)
+
 
 class TestFailures:
     def refused(self, message, config=None, error=ValueError, **options):
@@ -117,6 +144,10 @@ class TestFailures:
         self.refused("unknown field `tunned`", config={"proxy_tuning": {"tunned": "x"}})
         self.refused("expected the path of a TOML file or a mapping", config=3, error=TypeError)
         self.refused("slots: got 0, expected 1 to 256", config=settings(slots=0))
+
+    def test_a_prompt_of_the_tuned_proxys_own_has_no_effect_and_that_is_said(self):
+        with pytest.warns(UserWarning, match="tuned_prompt is not used here"):
+            ProxyPair(settings(tuned_prompt={"system": "You are helpful."}), vocabulary=HOST)
 
     def test_of_models(self, tmp_path):
         self.refused("no-such.gguf: no such file", config=settings(tuned=tmp_path / "no-such.gguf"))
@@ -150,22 +181,26 @@ class TestFailures:
 
 
 def use(pair, queue):
+    """What a child says of its parent's pair, and what it gets from one that it loads itself."""
     try:
         queue.put(repr(pair.offsets([[5, 6]])))
     except RuntimeError as error:
         queue.put(str(error))
+    queue.put(ProxyPair(settings(), vocabulary=HOST).offsets([[5, 6]]))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_process_is_told_so_and_ends(pair):
+def test_a_forked_process_is_told_so_loads_its_own_and_ends(pair):
+    expected = pair.offsets([[5, 6]])
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     process = context.Process(target=use, args=[pair, queue])
     process.start()
     assert "forked" in queue.get(timeout=60)
+    np.testing.assert_allclose(queue.get(timeout=60), expected, atol=TOLERANCE)
     process.join(60)
     assert process.exitcode == 0
-    assert pair.offsets([[5, 6]]).any()
+    np.testing.assert_allclose(pair.offsets([[5, 6]]), expected, atol=TOLERANCE)
 
 
 def test_help_teaches():

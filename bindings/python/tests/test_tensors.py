@@ -73,6 +73,19 @@ class TestNumpy:
         pair.shift_(row, HISTORIES[:1])
         np.testing.assert_allclose(np.array(row, np.float32), host[0] + offsets[0], atol=CLOSE)
 
+    def test_a_buffer_of_float16(self, pair, host, offsets):
+        half = host[0].astype(np.float16)
+        expected = (half.astype(np.float32) + offsets[0]).astype(np.float16)
+        pair.shift_(memoryview(half), HISTORIES[:1])
+        np.testing.assert_allclose(half, expected, rtol=2**-9, atol=CLOSE)
+
+    def test_bfloat16(self, pair, host, offsets):
+        bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+        logits = host.astype(bfloat16)
+        expected = (logits.astype(np.float32) + offsets).astype(bfloat16).astype(np.float32)
+        pair.shift_(logits, HISTORIES)
+        np.testing.assert_allclose(logits.astype(np.float32), expected, rtol=2**-6, atol=CLOSE)
+
     def test_no_rows(self, pair):
         assert pair.shift_(np.zeros((0, 4096), np.float32), []) == {}
 

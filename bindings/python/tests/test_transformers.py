@@ -3,10 +3,11 @@
 import sys
 
 import pytest
-from conftest import CASES, FIXTURES, ROOT
+from conftest import CASES, FIXTURES, HOST, ROOT, settings
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+from proxytune import ProxyPair  # noqa: E402
 from proxytune.transformers import ProxyTuning  # noqa: E402
 
 sys.path.insert(0, str(ROOT / "tests/oracle"))
@@ -85,12 +86,39 @@ def test_sampling_and_penalties_go_on_from_shifted_scores(pair, trio):
     assert torch.equal(*texts)
 
 
-def test_what_is_refused(pair):
+@pytest.mark.parametrize("assistant", ["prompt", "model"])
+def test_drafted_tokens_are_verified(pair, trio, assistant):
+    """Assisted generation calls the processor for several positions of a row, and takes some of them back."""
+    options = {"prompt_lookup_num_tokens": 4} if assistant == "prompt" else {"assistant_model": trio["tuned"]}
+    for case in CASES[3:6]:
+        shift = ProxyTuning(pair, alpha=case["alpha"])
+        assert generate(trio["host"], [case["prompt_tokens"]], lambda _: shift, **options) == [case["tokens"]], case["name"]
+
+
+def test_a_text_that_is_longer_than_the_proxies_context(pair):
+    short = ProxyPair(settings(ctx=8), vocabulary=HOST)
+    ids, scores = torch.tensor([list(range(5, 15)), list(range(20, 30))]), torch.ones(2, 4096)
+    shift = ProxyTuning(short, attention_mask=[[1] * 10, [0] * 7 + [1] * 3])
+    with pytest.warns(UserWarning, match="10 tokens do not fit its context of 8; .*texts go on unshifted") as said:
+        got = shift(ids, scores)
+        shift(ids, scores)
+    assert len(said) == 1
+    assert torch.equal(got[0], torch.log_softmax(scores[0], -1))
+    torch.testing.assert_close(got[1:], ProxyTuning(pair)(ids[1:, 7:], scores[1:]))
+    strict = ProxyPair(settings(ctx=8, on_error="stop"), vocabulary=HOST)
+    with pytest.raises(RuntimeError, match="row 0: .*10 tokens do not fit"):
+        ProxyTuning(strict)(ids[:1], scores[:1])
+
+
+def test_what_is_refused(pair, trio):
     with pytest.raises(ValueError, match="padding on the left alone"):
         ProxyTuning(pair, attention_mask=[[1, 1, 0]])
     with pytest.raises(ValueError, match="2 rows for an attention_mask of 3"):
         ProxyTuning(pair, attention_mask=[[1], [1], [1]])(torch.ones(2, 1, dtype=torch.long), torch.zeros(2, 4096))
     with pytest.raises(ValueError, match="rows of 100, expected at least 4096"):
         ProxyTuning(pair)(torch.ones(1, 1, dtype=torch.long), torch.zeros(1, 100))
+    with pytest.raises(ValueError, match=r"histories\[0\]: no tokens"):
+        embeddings = trio["host"].get_input_embeddings()(torch.tensor([[5, 6]]))
+        trio["host"].generate(inputs_embeds=embeddings, max_new_tokens=2, logits_processor=[ProxyTuning(pair)])
     scores = torch.zeros(1, 4096)
     assert ProxyTuning(pair, alpha=0)(torch.ones(1, 1, dtype=torch.long), scores) is scores

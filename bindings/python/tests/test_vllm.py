@@ -7,10 +7,11 @@ import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import vllm_server
-from conftest import CASES
-from vllm_server import Server, write_config
+from conftest import CASES, TOLERANCE, golden
+from vllm_server import Client, Server, metric, write_config
 
 pytest.importorskip("vllm")
 openai = pytest.importorskip("openai")
@@ -19,22 +20,6 @@ if not vllm_server.MODEL:
     pytest.skip("PROXYTUNE_VLLM_MODEL is not set: run `make test-vllm`", allow_module_level=True)
 
 CASE = next(case for case in CASES if case["name"] == "prose-64")
-
-
-class Client:
-    def __init__(self, server):
-        self.server = server
-        self.api = openai.OpenAI(base_url=server.url("/v1"), api_key="none", max_retries=0, timeout=300)
-
-    def create(self, prompt, max_tokens=96, extra=None, **fields):
-        extra = {"ignore_eos": True, "return_token_ids": True} | (extra or {})
-        fields = {"temperature": 0, "model": "host", "max_tokens": max_tokens} | fields
-        return self.api.completions.create(prompt=prompt, extra_body=extra, **fields)
-
-    def complete(self, case, alpha=None, **fields):
-        """A case's tokens; its own alpha where none is given."""
-        xargs = {"proxy_tuning_alpha": case["alpha"] if alpha is None else alpha}
-        return self.create(case["prompt_tokens"], extra={"vllm_xargs": xargs}, **fields).choices[0].token_ids
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +52,11 @@ class TestGreedy:
             assert tokens == case["tokens"][:length], case["name"]
 
     def test_prefix_cache(self, client):
+        case = next(case for case in CASES if case["name"] == "code-400")
+        hits = metric(client.server, "vllm:prefix_cache_hits_total")
         for _ in range(2):
-            assert client.complete(next(case for case in CASES if case["name"] == "prose-200")) == next(
-                case for case in CASES if case["name"] == "prose-200"
-            )["tokens"]
+            assert client.complete(case) == case["tokens"]
+        assert metric(client.server, "vllm:prefix_cache_hits_total") >= hits + 128
 
 
 class TestRequest:
@@ -87,6 +73,8 @@ class TestRequest:
         [
             ({"proxy_tuning_alpha": "much"}, "proxy_tuning_alpha: got 'much', expected a finite number"),
             ({"proxy_tuning_alpha": [1.0]}, "expected a finite number"),
+            ({"proxy_tuning_alpha": 1e39}, "got 1e+39, expected a finite number"),
+            ({"proxy_tuning_alpha": 10**40}, "."),
             ({"proxy_tuning_alfa": 1.0}, "unknown key 'proxy_tuning_alfa'; did you mean 'proxy_tuning_alpha'"),
             ({"proxy_tuning_enabled": "maybe"}, "expected true or false"),
             ({"proxy_tuning": {"alpha": 1}}, "."),
@@ -120,9 +108,14 @@ class TestRequest:
         assert client.complete(CASE) == CASE["tokens"]
 
     def test_logprobs_are_the_shifted_ones(self, client):
-        choice = client.create(CASE["prompt_tokens"], max_tokens=8, logprobs=2).choices[0]
-        for token, best in zip(choice.logprobs.token_logprobs, choice.logprobs.top_logprobs):
-            assert token == max(best.values())
+        choice = client.create(CASE["prompt_tokens"], max_tokens=18, logprobs=2).choices[0]
+        host, offset = (golden(f"{CASE['name']}.{what}").astype(float) for what in ("host", "offset"))
+        for at, position in enumerate(CASE["positions"][:3]):
+            row = host[at] + offset[at]
+            expected = row - np.log(np.exp(row - row.max()).sum()) - row.max()
+            assert choice.logprobs.token_logprobs[position] == pytest.approx(expected.max(), abs=TOLERANCE)
+            best = sorted(choice.logprobs.top_logprobs[position].values())[-2:]
+            assert best == pytest.approx(np.sort(expected)[-2:].tolist(), abs=TOLERANCE)
 
     def test_penalties_come_after_the_shift(self, client):
         penalised = client.create(CASE["prompt_tokens"], extra={"repetition_penalty": 1.3}).choices[0].token_ids
@@ -147,11 +140,16 @@ class TestRequest:
         assert not said, said
 
 
-def start_up_failure(config, *arguments, **options):
-    """What `vllm serve` says before it ends."""
+def start_up_text(config, *arguments, **options):
+    """All that `vllm serve` says before it ends."""
     with pytest.raises(RuntimeError, match="vllm serve ended with") as error, Server(config, *arguments, **options):
         pass
-    return [line for line in str(error.value).splitlines() if "proxytune: " in line]
+    return str(error.value)
+
+
+def start_up_failure(config, *arguments, **options):
+    """What of that is proxytune's."""
+    return [line for line in start_up_text(config, *arguments, **options).splitlines() if "proxytune: " in line]
 
 
 class TestStartUp:
@@ -167,10 +165,33 @@ class TestStartUp:
         (line,) = start_up_failure(write_config(tmp_path, untuned=str(tmp_path / "absent.gguf")))
         assert "absent.gguf: no such file" in line
 
+    def test_with_speculative_decoding(self, tmp_path):
+        """vLLM refuses it by itself, also where the processor is found by entry point."""
+        method = '{"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}'
+        for processor in (vllm_server.PROCESSOR, None):
+            text = start_up_text(write_config(tmp_path), "--speculative-config", method, processor=processor)
+            assert "Custom logits processors are not supported when speculative decoding is enabled" in text
+
+    def test_with_tensor_parallelism(self, tmp_path):
+        cores = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
+        lines = start_up_failure(write_config(tmp_path), "--tensor-parallel-size", 2, environment=cores)
+        assert lines and all("tensor parallelism is not supported, and --tensor-parallel-size is 2" in line for line in lines)
+
     def test_named_twice(self, tmp_path):
         name = "proxytune.vllm:ProxyTuning"
         (line,) = start_up_failure(write_config(tmp_path), name)
         assert "names proxytune.vllm:ProxyTuning twice" in line
+
+
+def test_data_parallelism(tmp_path):
+    """Two engines behind one server, each with its own proxies."""
+    cores = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
+    with Server(write_config(tmp_path), "--data-parallel-size", 2, environment=cores) as server:
+        assert sum("proxytune: LogitsProcessor" in line for line in server.lines()) == 2
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(Client(server).complete, CASES))
+        for case, tokens in zip(CASES, answers):
+            assert tokens == case["tokens"], case["name"]
 
 
 def test_proxies_that_are_full(tmp_path):

@@ -14,6 +14,16 @@ MODEL = os.environ.get("PROXYTUNE_VLLM_MODEL", "")
 PROCESSOR = "proxytune.vllm:ProxyTuning"
 
 
+def offline():
+    """The environment of an engine on this machine's CPU, which asks nobody for anything."""
+    return {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": f"0-{os.cpu_count() - 1}",
+    }
+
+
 class Server:
     """An unmodified `vllm serve`, in float32; a context manager.
 
@@ -28,10 +38,7 @@ class Server:
         command = [Path(sys.executable).parent / "vllm", "serve", model or MODEL, "--port", self.port, "--dtype", "float32"]
         command += ["--served-model-name", "host", "--max-num-seqs", 16, "--max-model-len", 1024, "--enforce-eager"]
         command += ["--logits-processors", processor] if processor else []
-        env = os.environ | {
-            "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_CPU_OMP_THREADS_BIND": f"0-{os.cpu_count() - 1}",
-        }  # fmt: skip
+        env = os.environ | offline()
         env |= {"PROXYTUNE_CONFIG": str(config)} if config else {}
         env |= environment or {}
         command = [str(c) for c in (*command, *arguments)]
@@ -82,9 +89,32 @@ class Server:
         """What proxytune has said so far."""
         return [line for line in self.output().splitlines() if "proxytune: " in line]
 
-    def metrics(self):
-        with urllib.request.urlopen(self.url("/metrics"), timeout=30) as reply:
-            return reply.read().decode()
+
+def metric(server, name):
+    """A counter of vLLM's, over all its labels."""
+    with urllib.request.urlopen(server.url("/metrics"), timeout=30) as reply:
+        lines = reply.read().decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name + "{"))
+
+
+class Client:
+    """The `openai` client, for prompts of tokens."""
+
+    def __init__(self, server):
+        import openai
+
+        self.server = server
+        self.api = openai.OpenAI(base_url=server.url("/v1"), api_key="none", max_retries=0, timeout=300)
+
+    def create(self, prompt, max_tokens=96, extra=None, **fields):
+        extra = {"ignore_eos": True, "return_token_ids": True} | (extra or {})
+        fields = {"temperature": 0, "model": "host", "max_tokens": max_tokens} | fields
+        return self.api.completions.create(prompt=prompt, extra_body=extra, **fields)
+
+    def complete(self, case, alpha=None, **fields):
+        """A case's tokens; its own alpha where none is given."""
+        xargs = {"proxy_tuning_alpha": case["alpha"] if alpha is None else alpha}
+        return self.create(case["prompt_tokens"], extra={"vllm_xargs": xargs}, **fields).choices[0].token_ids
 
 
 def write_config(folder, **keys):

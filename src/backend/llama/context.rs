@@ -135,6 +135,12 @@ impl LlamaContext {
         unsafe { sys::llama_get_memory(self.raw.as_ptr()) }
     }
 
+    /// The engine's row, if it has one.
+    fn row(&self, row: usize) -> Option<NonNull<f32>> {
+        // SAFETY: the place was asked for in the last pass.
+        NonNull::new(unsafe { sys::llama_get_logits_ith(self.raw.as_ptr(), self.rows[row]) })
+    }
+
     fn fill_batch(&mut self, spans: &[Span<'_>]) -> Result<()> {
         let count: usize = spans.iter().map(|s| s.tokens.len()).sum();
         if count == 0 || count > self.capabilities.batch {
@@ -191,10 +197,18 @@ impl Backend for LlamaContext {
     }
 
     fn logits(&self, row: usize) -> &[f32] {
-        // SAFETY: the place was asked for in the last pass; the engine keeps its row until the next one.
-        unsafe {
-            let row = sys::llama_get_logits_ith(self.raw.as_ptr(), self.rows[row]);
-            if row.is_null() { &[] } else { std::slice::from_raw_parts(row, self.capabilities.vocab) }
+        match self.row(row) {
+            // SAFETY: the engine keeps a row of `vocab` values until the next pass, for which it takes `&mut self`.
+            Some(row) => unsafe { std::slice::from_raw_parts(row.as_ptr(), self.capabilities.vocab) },
+            None => &[],
+        }
+    }
+
+    fn logits_mut(&mut self, row: usize) -> &mut [f32] {
+        match self.row(row) {
+            // SAFETY: as above; rows do not overlap, and `&mut self` allows for one at a time.
+            Some(row) => unsafe { std::slice::from_raw_parts_mut(row.as_ptr(), self.capabilities.vocab) },
+            None => &mut [],
         }
     }
 

@@ -172,12 +172,11 @@ impl Advisers {
         pair.clear();
         let request = pair.push(id, history, [rows, rows]);
         pair.run()?;
-        let [tuned, untuned] = pair.rows(request)?;
-        let (len, map) = (self.tuned().vocab_len(), &self.models[1].1);
-        let rows = tuned.chunks_exact(len).zip(untuned.chunks_exact(map.proxy_len()));
-        let advice = rows.map(|(t, u)| advice(t, u, map)).collect();
+        let at =
+            |row| pair.row(request, row).map(|[tuned, untuned]| advice(tuned, untuned, &self.models[1].1));
+        let advice = (0..rows).map(at).collect();
         pair.clear();
-        Ok(advice)
+        advice
     }
 
     /// The most likely tokens to follow, by the tuned proxy alone: `count` of them, or up to an end.
@@ -188,7 +187,7 @@ impl Advisers {
             pair.clear();
             let request = pair.push(id, &history, [1, 0]);
             pair.run()?;
-            let token = crate::combine::argmax(pair.rows(request)?[0]) as Token;
+            let token = crate::combine::argmax(pair.tuned_row(request, 0)?) as Token;
             if self.is_end(token) {
                 break;
             }

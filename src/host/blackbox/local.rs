@@ -186,6 +186,6 @@ impl Shared {
         while !work.all_done() {
             host.advance(&mut work);
         }
-        work.rows(request).map(<[f32]>::to_vec)
+        host.row(&work, request, 0).map(<[f32]>::to_vec)
     }
 }

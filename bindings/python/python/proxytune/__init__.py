@@ -5,7 +5,7 @@ of an untuned small model for the same text (Liu et al. 2024, arXiv 2401.08565).
 llama.cpp from GGUF files, batched over all sequences; the large one stays in its engine:
 
 ``proxytune.vllm``
-    ``vllm serve MODEL --logits-processors proxytune.vllm:ProxyTuning``
+    ``PROXYTUNE_CONFIG=proxytune.toml vllm serve MODEL``
 ``proxytune.transformers``
     ``model.generate(..., logits_processor=[ProxyTuning("proxytune.toml")])``
 ``proxytune.llama_cpp``

@@ -1,15 +1,23 @@
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal, final
+from typing import Any, Literal, Protocol, final
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import Buffer
+
+__all__ = ["LogitsProcessor", "ProxyPair"]
+
+class _DLPack(Protocol):
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any: ...
 
 _Path = str | PathLike[str]
 _Config = _Path | Mapping[str, Any]
-_Tokens = Sequence[int] | npt.NDArray[np.integer[Any]]
-# A CPU tensor with `__dlpack__`, or an object with a buffer; float32, float16 or bfloat16.
-_Tensor = Any
+_Tokens = Sequence[int] | _DLPack
+_Histories = Sequence[_Tokens] | _DLPack
+# In the CPU's memory; float32, float16 or bfloat16.
+_Tensor = _DLPack | Buffer
+_Weights = float | Sequence[float] | npt.NDArray[np.floating[Any]]
 
 @final
 class ProxyPair:
@@ -33,14 +41,14 @@ class ProxyPair:
     def on_error(self) -> Literal["host", "stop"]: ...
     @property
     def stats(self) -> dict[str, int]: ...
-    def offsets(self, histories: Sequence[_Tokens] | _Tensor) -> npt.NDArray[np.float32]: ...
+    def offsets(self, histories: _Histories) -> npt.NDArray[np.float32]: ...
     def shift_(
         self,
         logits: _Tensor,
-        histories: Sequence[_Tokens] | _Tensor,
-        alphas: float | Sequence[float] | None = None,
+        histories: _Histories,
+        alphas: _Weights | None = None,
     ) -> dict[int, str]: ...
-    def prefetch(self, histories: Sequence[_Tokens] | _Tensor) -> None: ...
+    def prefetch(self, histories: _Histories) -> None: ...
 
 @final
 class LogitsProcessor:

@@ -11,6 +11,7 @@
 import numpy as np
 
 from ._native import ProxyPair
+from ._once import Once
 
 __all__ = ["ProxyTuning"]
 
@@ -26,8 +27,9 @@ class ProxyTuning:
     def __init__(self, config, *, alpha=None, **options):
         self.pair = config if isinstance(config, ProxyPair) else ProxyPair(config, **options)
         self.alpha = self.pair.alpha if alpha is None else float(alpha)
+        self._warn = Once()
 
     def __call__(self, input_ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
         shifted = np.array(scores, np.float32)
-        self.pair.shift_(shifted, [input_ids], self.alpha)
+        self._warn.unshifted(self.pair.shift_(shifted, [input_ids], self.alpha))
         return shifted

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from ._native import ProxyPair
+from ._once import Once
 
 __all__ = ["ProxyTuning"]
 
@@ -30,6 +31,7 @@ class ProxyTuning(transformers.LogitsProcessor):
         self.pair = config if isinstance(config, ProxyPair) else ProxyPair(config, **options)
         self.alpha = self.pair.alpha if alpha is None else float(alpha)
         self.padding = None if attention_mask is None else _padding(attention_mask)
+        self._warn = Once()
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         if self.alpha == 0:
@@ -39,7 +41,7 @@ class ProxyTuning(transformers.LogitsProcessor):
             raise ValueError(f"scores: got rows of {scores.shape[-1]}, expected at least {width}")
         # In the CPU's memory the shift works in place: on a copy, since `generate` may return the scores as well.
         shifted = scores.detach().to("cpu", copy=True).contiguous()
-        self.pair.shift_(shifted, self._histories(input_ids), self.alpha)
+        self._warn.unshifted(self.pair.shift_(shifted, self._histories(input_ids), self.alpha))
         return torch.log_softmax(shifted.to(scores.device), dim=-1)
 
     def _histories(self, input_ids):

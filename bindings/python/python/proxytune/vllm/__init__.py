@@ -1,23 +1,26 @@
 """Proxy-tuning in vLLM::
 
-    PROXYTUNE_CONFIG=proxytune.toml vllm serve MODEL --logits-processors proxytune.vllm:ProxyTuning
+    PROXYTUNE_CONFIG=proxytune.toml vllm serve MODEL
 
-A request may say ``"vllm_xargs": {"proxy_tuning_alpha": 0.5}``, or ``{"proxy_tuning_enabled": false}``.
+``--logits-processors proxytune.vllm:ProxyTuning`` says the same to a vLLM that loads no plugins. A request may say
+``"vllm_xargs": {"proxy_tuning_alpha": 0.5}``, or ``{"proxy_tuning_enabled": false}``.
 """
 
 import itertools
 import math
 
-from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
+from vllm.v1.sample.logits_processor import MoveDirectionality
 
+from .._once import Once
 from .arguments import request_alpha
 from .elsewhere import Elsewhere
+from .interfaces import INTERFACES
 from .startup import load, logger
 
 __all__ = ["ProxyTuning"]
 
 
-class ProxyTuning(LogitsProcessor):
+class ProxyTuning(*INTERFACES):
     """Adds ``alpha * (tuned - untuned)`` to the logits of each request, before penalties and sampling.
 
     One pass of each proxy serves the whole batch. Where the proxies have a device of their own they start in
@@ -28,11 +31,12 @@ class ProxyTuning(LogitsProcessor):
     def validate_params(cls, sampling_params):
         request_alpha(sampling_params.extra_args, 1.0)
 
-    def __init__(self, vllm_config, device, is_pin_memory):
+    # Model runner V2 gives less, and is refused.
+    def __init__(self, vllm_config, device, is_pin_memory=False):
         self.processor = load(vllm_config, device)
         self.rows = {}
         self.numbers = itertools.count()
-        self.told = set()
+        self._say = Once(logger.warning)
         self.elsewhere = Elsewhere(self.processor, is_pin_memory) if device.type != "cpu" else None
 
     def is_argmax_invariant(self):
@@ -55,34 +59,47 @@ class ProxyTuning(LogitsProcessor):
             # With asynchronous scheduling the last token is not known yet; then the proxies start in `apply`.
             ready = [request for request in self.rows.values() if -1 not in request.generated[-1:]]
             try:
-                self.processor.prefetch(self._up_to_date(ready))
+                self.processor.prefetch(self._up_to_date(ready, {}))
             except Exception as error:
                 self._say(described(error), "`apply` tries again")
 
     def apply(self, logits):
         requests = [self.rows.get(row) for row in range(len(logits))]
-        if any(requests):
-            try:
-                failures = self._shift(logits, requests)
-            except Exception as error:  # No failure takes the engine down with it.
-                failures = {row: described(error) for row, request in enumerate(requests) if request}
-            for row, why in failures.items():
-                self._failed(logits, row, requests[row], why)
+        failures = {}
+        numbers = self._up_to_date(requests, failures)
+        try:
+            failures |= self._shift(logits, numbers)
+        except Exception as error:  # No failure takes the engine down with it.
+            failures |= {row: described(error) for row, number in enumerate(numbers) if number is not None}
+        for row, why in failures.items():
+            self._failed(logits, row, requests[row], why)
         return logits
 
-    def _shift(self, logits, requests):
-        """Rows that were left as they were, and why."""
+    def _shift(self, logits, numbers):
+        """Shifts the rows that have a number. Returns those that were left as they were, and why."""
+        rows = [row for row, number in enumerate(numbers) if number is not None]
+        if not rows:
+            return {}
         if self.elsewhere is None:
-            return self.processor.apply(logits, self._up_to_date(requests))
-        rows = [row for row, request in enumerate(requests) if request]
-        numbers = self._up_to_date([requests[row] for row in rows])
-        return {rows[at]: why for at, why in self.elsewhere.add(logits, rows, numbers).items()}
+            return self.processor.apply(logits, numbers)
+        return self.elsewhere.add(logits, rows, [numbers[row] for row in rows])
 
-    def _up_to_date(self, requests):
-        """The requests' numbers, after the processor has been told what they have generated."""
-        for request in filter(None, requests):
-            self.processor.update(request.number, request.generated)
-        return [request and request.number for request in requests]
+    def _up_to_date(self, requests, failures):
+        """The requests' numbers, after the processor has been told what they have generated.
+
+        `None` for those that cannot be shifted; why goes into `failures`, by row.
+        """
+        numbers = []
+        for row, request in enumerate(requests):
+            number = None
+            if request is not None:
+                try:
+                    self.processor.update(request.number, request.generated)
+                    number = request.number
+                except Exception as error:
+                    failures[row] = described(error)
+            numbers.append(number)
+        return numbers
 
     def _request(self, params, prompt, generated):
         alpha = request_alpha(params.extra_args, self.processor.alpha)
@@ -112,13 +129,6 @@ class ProxyTuning(LogitsProcessor):
         # There is no other way to end a request from here.
         logits[row] = -math.inf
         logits[row, request.ends] = 0.0
-
-    def _say(self, what, then):
-        """Once for each kind of thing, of which numbers are no part."""
-        kind = "".join(c for c in what if not c.isdigit())
-        if kind not in self.told:
-            self.told.add(kind)
-            logger.warning("proxytune: %s; %s (said once)", what, then)
 
 
 class Request:

@@ -24,9 +24,12 @@ class Elsewhere:
         if self.pinned:
             self.copied = torch.Event(logits.device)
             self.copied.record()
-        index = slice(None, len(rows)) if rows == list(range(len(rows))) else torch.tensor(rows, device=logits.device)
+        index = slice(None, len(rows)) if rows == list(range(len(rows))) else self._on(logits.device, rows)
         logits[index, :width] = shifted(logits[index, :width], offsets)
-        return failures
+        return {rows[at]: why for at, why in failures.items()}
+
+    def _on(self, device, rows):
+        return torch.tensor(rows, pin_memory=self.pinned).to(device, non_blocking=self.pinned)
 
 
 def shifted(logits, offsets):

@@ -7,18 +7,18 @@ import torch
 
 from .._native import LogitsProcessor
 from .cores import all_cores
+from .plugin import NAME, configuration, times_listed
 
 # One of vLLM's, so that it is shown like those.
 logger = logging.getLogger("vllm.proxytune")
 
-NAME = "proxytune.vllm:ProxyTuning"
-
 
 def refuse_unsupported(vllm_config):
     parallel = vllm_config.parallel_config
-    listed = vllm_config.model_config.logits_processors or ()
-    if sum("ProxyTuning" in str(entry) for entry in listed) > 1:
+    if times_listed(vllm_config.model_config.logits_processors) > 1:
         raise ValueError(f"--logits-processors names {NAME} twice, and each would shift: name it once")
+    if getattr(vllm_config, "use_v2_model_runner", False):
+        raise ValueError("model runner V2 is not supported: set VLLM_USE_V2_MODEL_RUNNER=0")
     if vllm_config.speculative_config is not None:
         raise ValueError("speculative decoding is not supported: leave --speculative-config out")
     for flag, size in (("tensor", parallel.tensor_parallel_size), ("pipeline", parallel.pipeline_parallel_size)):
@@ -37,15 +37,21 @@ def load(vllm_config, device):
     except Exception as error:
         logger.error("proxytune: %s", error)
         raise
-    greet(processor, vllm_config)
+    greet(processor, vllm_config, device)
     return processor
 
 
 def create(vllm_config, device):
     model = vllm_config.model_config
+    given = configuration(vllm_config.additional_config)
+    if not given:
+        raise ValueError(
+            "no configuration: set PROXYTUNE_CONFIG to a TOML file, or pass --additional-config "
+            '\'{"proxytune": "proxytune.toml"}\''
+        )
     with all_cores():
         return LogitsProcessor(
-            configuration(vllm_config),
+            given,
             vocabulary=vocabulary(model),
             vocab_size=model.get_vocab_size(),
             context=model.max_model_len,
@@ -53,7 +59,7 @@ def create(vllm_config, device):
         )
 
 
-def greet(processor, vllm_config):
+def greet(processor, vllm_config, device):
     logger.info("proxytune: %r", processor)
     model = vllm_config.model_config
     if processor.context < model.max_model_len:
@@ -71,19 +77,12 @@ def greet(processor, vllm_config):
             processor.sequences,
             most,
         )
-
-
-def configuration(vllm_config):
-    """``proxytune`` of ``--additional-config``, else the file that ``PROXYTUNE_CONFIG`` names."""
-    additional = vllm_config.additional_config
-    given = additional.get("proxytune") if isinstance(additional, dict) else None
-    given = given or os.environ.get("PROXYTUNE_CONFIG")
-    if not given:
-        raise ValueError(
-            "no configuration: set PROXYTUNE_CONFIG to a TOML file, or pass --additional-config "
-            '\'{"proxytune": "proxytune.toml"}\''
+    waits = os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
+    if device.type == "cpu" and not processor.background and not waits:
+        logger.info(
+            "proxytune: the proxies run on the host's cores, where OpenMP's threads go on spinning after the host's pass: set "
+            "OMP_WAIT_POLICY=PASSIVE in the environment"
         )
-    return given
 
 
 def vocabulary(model):
