@@ -8,7 +8,8 @@ host.gguf, tuned.gguf and untuned.gguf, Llama architecture, Q4_0, one vocabulary
 shapes, such as those of Llama 2 with 70 B and 7 B parameters. A forward pass takes as long
 as with trained weights, but the text means nothing, and the models never agree: whatever depends on agreement,
 such as the acceptance of drafted tokens, can't be measured with them. --tokenizer-of HOST.gguf writes the two proxies
-alone, with the vocabulary of a host that is there already.
+alone, with the vocabulary of a host that is there already; --lora RANK writes tuned-lora.gguf besides, an adapter over
+untuned.gguf for all its matrices of attention and feed-forward.
 """
 
 import argparse
@@ -161,6 +162,28 @@ def write_model(path: Path, shape: Shape, seed: int, like: gguf.GGUFReader | Non
     print(summary)
 
 
+def write_lora(path: Path, shape: Shape, rank: int, seed: int) -> None:
+    """Writes a LoRA adapter in float32: for each matrix of a layer two factors, inputs to `rank` and `rank` to outputs."""
+    temporary = path.with_suffix(".tmp")
+    writer = gguf.GGUFWriter(temporary, "llama")
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, rank)
+    rng = np.random.default_rng(seed)
+    for tensor, dims in shape.tensors().items():
+        if len(dims) == 2 and tensor.startswith("blk."):
+            outputs, inputs = dims
+            for factor, end in (((rank, inputs), "lora_a"), ((outputs, rank), "lora_b")):
+                values = rng.standard_normal(factor, np.float32) / np.float32(sqrt(factor[1]))
+                writer.add_tensor(f"{tensor}.{end}", values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    os.replace(temporary, path)
+    print(f"{path}: rank {rank}, {path.stat().st_size / 1e6:.1f} MB")
+
+
 def positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
@@ -183,7 +206,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--tokenizer-of", type=Path, metavar="GGUF", help="the host, whose tokenizer the proxies get; none is written",
     )
-    return parser.parse_args()
+    parser.add_argument("--lora", type=int, metavar="RANK", help="writes tuned-lora.gguf as well, an adapter of this rank")
+    args = parser.parse_args()
+    if args.lora is not None and args.lora < 1:
+        parser.error(f"--lora: got {args.lora}, expected a rank of at least 1")
+    return args
 
 
 def main() -> None:
@@ -197,6 +224,8 @@ def main() -> None:
     for seed, (name, shape) in enumerate((("host", host), ("tuned", proxy), ("untuned", proxy))):
         if name != "host" or not like:
             write_model(args.out_dir / f"{name}.gguf", shape, seed, like)
+    if args.lora:
+        write_lora(args.out_dir / "tuned-lora.gguf", proxy, args.lora, seed=3)
 
 
 if __name__ == "__main__":
