@@ -44,12 +44,13 @@ bench: build ## Micro-benchmarks, then tokens/s of the tiny trio against its flo
 	$(PROXYTUNE) bench $(TRIO) --prompt-file models/demo-prompts.txt --alpha 0.5 --svg $(CARGO_TARGET_DIR)/bench.svg | tee $(CARGO_TARGET_DIR)/bench.txt
 	@echo "$(CARGO_TARGET_DIR)/bench-micro.txt $(CARGO_TARGET_DIR)/bench.txt $(CARGO_TARGET_DIR)/bench.svg"
 
-PEERS_VENV ?= $(HOME)/.cache/proxytune-peers
+PEERS_DIR ?= $(HOME)/.cache/proxytune-peers
+# Flags such as --trio shipped --rounds 2.
 PEERS ?=
 
 bench-peers: build ## transformers, llama.cpp and mistral.rs beside proxytune, on three trios (installs torch once; FEATURES=serve for mistral.rs)
-	@scripts/venv.sh "$(PEERS_VENV)" benches/peers/requirements.txt
-	"$(PEERS_VENV)/bin/python" benches/peers "$(PROXYTUNE)" $(PEERS)
+	@scripts/venv.sh "$(PEERS_DIR)/venv" benches/peers/requirements.txt
+	"$(PEERS_DIR)/venv/bin/python" benches/peers "$(PROXYTUNE)" --models "$(PEERS_DIR)/models" $(PEERS)
 
 build: install-deps target-dir ## Build the release binary
 	cargo build --release $(CARGO_FLAGS)

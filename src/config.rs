@@ -67,6 +67,8 @@ pub struct ProxyTuning {
     pub gpu_layers: i32,
     /// The proxies' accelerator by llama.cpp's name.
     pub device: Option<String>,
+    /// The proxies' pass is left out where the host's most likely token has a probability above this; 1: never.
+    pub skip_above: f32,
     /// What the tuned proxy reads for a prompt.
     pub tuned_prompt: TunedPrompt,
 }
@@ -87,6 +89,7 @@ impl Default for ProxyTuning {
             placement: Placement::Auto,
             gpu_layers: 0,
             device: None,
+            skip_above: 1.0,
             tuned_prompt: TunedPrompt::default(),
         }
     }
@@ -96,6 +99,11 @@ impl ProxyTuning {
     /// The file that the tuned proxy is made by: a whole model, or an adapter.
     pub fn tuned_file(&self) -> Option<&Path> {
         self.tuned.as_deref().or(self.tuned_lora.as_deref())
+    }
+
+    /// `skip_above`; `None` for never.
+    pub fn gate(&self) -> Option<f32> {
+        (self.skip_above < 1.0).then_some(self.skip_above)
     }
 
     /// `proxy_timeout` as a time; `None` for none.
@@ -212,6 +220,10 @@ impl Config {
         if seconds != 0.0 && !(0.001..=86400.0).contains(&seconds) {
             let expected = "seconds from 0.001 to 86400, or 0 for no limit";
             return Err(Error::invalid("--proxy-timeout", seconds, expected));
+        }
+        if !(tuning.skip_above > 0.0 && tuning.skip_above <= 1.0) {
+            let expected = "a probability above 0 and at most 1, which is never";
+            return Err(Error::invalid("--skip-above", tuning.skip_above, expected));
         }
         if !(1..=256).contains(&tuning.slots) {
             return Err(Error::invalid("slots", tuning.slots, "1 to 256"));

@@ -1,6 +1,6 @@
 """proxytune beside its peers, on the same models and threads, in one run: `make bench-peers` prepares all of it.
 
-    python benches/peers [PROXYTUNE] [--trio shipped,smollm2,random] [--rounds 5]
+    python benches/peers [PROXYTUNE] [--trio shipped,smollm2,random] [--rounds 5] [--models DIR] [--out DIR]
 
 The paper's algorithm in transformers (float32 and bfloat16), llama.cpp and mistral.rs naively, proxytune with and without
 drafts, and each engine's host alone. One sequence, greedy, all on as many threads as there are cores. Everyone takes a
@@ -22,7 +22,7 @@ from engines import Program, Transformers, has_mistralrs, prompt_tokens
 from trios import PROMPT, TRIOS
 
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", Path.home() / ".cache" / "proxytune-target"))
-CACHE = Path(os.environ.get("PROXYTUNE_MODELS", Path.home() / ".cache" / "proxytune-models"))
+MODELS = Path.home() / ".cache" / "proxytune-peers" / "models"
 
 
 def arguments() -> argparse.Namespace:
@@ -30,6 +30,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("program", nargs="?", default=str(TARGET / "release" / "proxytune"))
     parser.add_argument("--trio", default=",".join(TRIOS), help=f"some of {', '.join(TRIOS)} (default: all)")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--models", type=Path, default=MODELS, help="folder for models with random weights (0.8 GB)")
     parser.add_argument("--out", type=Path, default=TARGET, help="folder for peers.md and peers.svg")
     chosen = parser.parse_args()
     chosen.trio = chosen.trio.split(",")
@@ -41,7 +42,7 @@ def arguments() -> argparse.Namespace:
 
 
 def measure(name: str, options: argparse.Namespace, engines: list[str]) -> tuple[str, list[tuple[str, str, float]]]:
-    trio = TRIOS[name](CACHE)
+    trio = TRIOS[name](options.models)
     prompt_file = options.out / "peers-prompt.txt"
     prompt_file.write_text(PROMPT.replace("\n", "\\n"))
     prompt = prompt_tokens(options.program, trio)

@@ -2,8 +2,17 @@
 
 from html import escape
 
-WIDTH, LEFT, BAR, GAP = 900, 330, 22, 46
-COLOURS = {"host alone": "#8a8a8a", "proxytune": "#1f6fc4", "proxytune, drafts": "#1d7d4f"}
+WIDTH, LEFT, BAR, GAP = 960, 400, 22, 46
+HOST, NAIVE, OURS, DRAFTS = "#8a8a8a", "#d9a45b", "#1f6fc4", "#1d7d4f"
+
+
+def colour(way: str) -> str:
+    if way == "host alone":
+        return HOST
+    if not way.startswith("proxytune"):
+        return NAIVE
+    return DRAFTS if "drafts" in way else OURS
+
 
 # title of a trio → [(engine, way, tokens/s)]
 Figures = dict[str, list[tuple[str, str, float]]]
@@ -29,10 +38,10 @@ def svg(figures: Figures, note: str) -> str:
         most = max(rate for *_, rate in rows)
         for engine, way, rate in rows:
             wide = (WIDTH - LEFT - 90) * rate / most
-            middle, colour = y + BAR * 0.7, COLOURS.get(way, "#d9a45b")
+            middle = y + BAR * 0.7
             parts += [
                 f'<text x="{LEFT - 8}" y="{middle:.0f}" text-anchor="end">{escape(f"{engine}: {way}")}</text>',
-                f'<rect x="{LEFT}" y="{y + 3}" width="{wide:.1f}" height="{BAR - 5}" fill="{colour}"/>',
+                f'<rect x="{LEFT}" y="{y + 3}" width="{wide:.1f}" height="{BAR - 5}" fill="{colour(way)}"/>',
                 f'<text x="{LEFT + wide + 6:.1f}" y="{middle:.0f}">{rate:.1f}</text>',
             ]
             y += BAR

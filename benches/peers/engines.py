@@ -49,7 +49,10 @@ class Program:
 
     def __init__(self, program: str, trio: Trio, engine: str, prompt_file: Path):
         self.name, self.ways = self.WAYS[engine]
-        drafts = trio.drafts if engine == "llama" else []
+        drafts = []
+        if trio.accept and engine == "llama":
+            self.ways = self.ways | {"speculative": f"proxytune, drafts, {trio.accept:.0%} accepted by force"}
+            drafts = ["--speculate", "3", "--force-accept", str(trio.accept)]
         self.command = [
             program, "bench", "--engine", engine, "--format", "json", "--sequences", "1", "--rounds", "2",
             "--tokens", str(trio.tokens), "--prompt-file", str(prompt_file), *models(trio), *drafts,

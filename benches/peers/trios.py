@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,7 +16,7 @@ class Trio:
     tuned: Path
     untuned: Path
     tokens: int  # generated in one measurement
-    drafts: list[str] = field(default_factory=list)  # flags of the way with drafts
+    accept: float | None = None  # share of drafts that is accepted by force; None: as the models say
 
     def models(self) -> dict[str, Path]:
         return {"host": self.host, "tuned": self.tuned, "untuned": self.untuned}
@@ -28,23 +28,23 @@ def shipped(_: Path) -> Trio:
 
 
 # Random proxies agree with nobody: their drafts are accepted by force.
-FORCED = ["--speculate", "3", "--force-accept", "0.9"]
+FORCED = 0.9
 
 
-def smollm2(cache: Path) -> Trio:
+def smollm2(models: Path) -> Trio:
     script = ROOT / "scripts" / "smollm2.sh"
     host = Path(subprocess.run([script], check=True, capture_output=True, text=True).stdout.strip())
-    folder = cache / "smollm2-proxies"
+    folder = models / "smollm2-proxies"
     random_models(folder, "--tokenizer-of", host, "--proxy", "20m")
     title = "SmolLM2-135M-Instruct and random proxies of 29 M, Q4_0"
     return Trio(title, host, folder / "tuned.gguf", folder / "untuned.gguf", 48, FORCED)
 
 
-def random(cache: Path) -> Trio:
-    folder = cache / "random-trio"
+def random(models: Path) -> Trio:
+    folder = models / "random"
     random_models(folder)
-    models = (folder / f"{role}.gguf" for role in ("host", "tuned", "untuned"))
-    return Trio("random weights, 1.1 B and 92 M, Q4_0", *models, 24, FORCED)
+    files = (folder / f"{role}.gguf" for role in ("host", "tuned", "untuned"))
+    return Trio("random weights, 1.1 B and 92 M, Q4_0", *files, 24, FORCED)
 
 
 def random_models(folder: Path, *options: object) -> None:

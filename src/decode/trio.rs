@@ -90,6 +90,7 @@ impl Models {
             on_error: config.proxy_tuning.on_error,
             speculate: config.proxy_tuning.speculate,
             force_accept: run.force_accept,
+            skip_above: config.proxy_tuning.gate(),
         };
         Ok(Decoder::new(self.host.clone(), host, pair, options))
     }

@@ -34,6 +34,11 @@ impl Proxies {
     /// When the configuration or a model cannot be used.
     pub fn load(config: Config) -> Result<Self> {
         config.check()?;
+        if config.proxy_tuning.gate().is_some() {
+            tracing::warn!(
+                "skip_above has no effect in this host: its proxies run before its logits are known"
+            );
+        }
         // A file that is cut short must not end somebody else's process.
         let models = load_proxies(&config.proxy_tuning, true, &mut |_, _| true)?;
         Ok(Self { config, models })

@@ -104,6 +104,9 @@ pub struct Trio {
     /// Let the tuned proxy draft K tokens for the host, or as many as pay [default: auto]
     #[arg(long, value_name = "off|auto|K")]
     speculate: Option<Speculate>,
+    /// Leave out the proxies' pass where the host's most likely token has a probability above P [default: 1, never]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    skip_above: Option<f32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -217,6 +220,7 @@ impl Trio {
             return Err(Error::invalid("--threads", tuning.threads, "at most 1024"));
         }
         tuning.proxy_timeout = self.proxy_timeout.unwrap_or(tuning.proxy_timeout);
+        tuning.skip_above = self.skip_above.unwrap_or(tuning.skip_above);
         tuning.speculate = self.speculate.unwrap_or(tuning.speculate);
         if let Some(ctx) = self.ctx {
             (tuning.ctx, config.host.ctx) = (ctx, ctx);
