@@ -49,8 +49,10 @@ fn a_gate_leaves_sure_positions_to_the_host_and_counts_what_it_got_wrong() {
     };
     let plain = run(1.0, Speculate::Off, false);
     let mut skipped = 0;
-    for speculate in [Speculate::Off, Speculate::Tokens(3)] {
-        let (gated, explained) = (run(0.6, speculate, false), run(0.6, speculate, true));
+    let mut unharmed = 0;
+    let ways = [Speculate::Off, Speculate::Tokens(3)];
+    for (speculate, threshold) in ways.into_iter().flat_map(|way| [0.6, 0.8, 0.9].map(|p| (way, p))) {
+        let (gated, explained) = (run(threshold, speculate, false), run(threshold, speculate, true));
         for (i, case) in cases.iter().enumerate() {
             let stats = &explained[i].stats;
             // The gate's choices do not depend on whether its errors are counted.
@@ -62,9 +64,9 @@ fn a_gate_leaves_sure_positions_to_the_host_and_counts_what_it_got_wrong() {
             }
             skipped += stats.skipped;
         }
-        assert!(explained.iter().any(|o| o.stats.missed == 0 && o.stats.skipped > 0), "nothing to compare");
+        unharmed += explained.iter().filter(|o| o.stats.missed == 0 && o.stats.skipped > 0).count();
     }
-    assert!(skipped > 0);
+    assert!(skipped > 0 && unharmed > 0, "nothing to compare");
     assert!(plain.iter().all(|o| o.stats.skipped == 0));
     // Left to the host everywhere but at the first token, which comes with the prompts.
     let off = run(1e-6, Speculate::Off, false);
