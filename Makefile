@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help demo test audit test-core test-mistralrs test-openai test-orders test-serve test-cpp test-python test-plugin test-vllm \
-    bench bench-plugin bench-vllm build install lint load miri doc plugin install-deps target-dir
+    bench bench-peers bench-plugin bench-vllm build install lint load miri doc plugin install-deps target-dir
 
 # Outside the working tree, so that it outlives a fresh checkout. One already set is kept.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/proxytune-target
@@ -39,9 +39,18 @@ test-mistralrs: install-deps target-dir ## The plugin in mistral.rs
 	cargo test --release $(ALL_FLAGS) --test mistralrs
 
 bench: build ## Micro-benchmarks, then tokens/s of the tiny trio against its floor, as a table and as a picture
-	cargo bench $(CARGO_FLAGS) --bench '*' -- --warm-up-time 1 --measurement-time 2
+	cargo bench $(CARGO_FLAGS) --bench '*' -- --warm-up-time 1 --measurement-time 2 | tee $(CARGO_TARGET_DIR)/bench-micro.txt
+	cargo bench --locked -p proxytune-cpp --features bench --bench ffi -- --warm-up-time 1 --measurement-time 2 | tee -a $(CARGO_TARGET_DIR)/bench-micro.txt
 	$(PROXYTUNE) bench $(TRIO) --prompt-file models/demo-prompts.txt --alpha 0.5 --svg $(CARGO_TARGET_DIR)/bench.svg | tee $(CARGO_TARGET_DIR)/bench.txt
-	@echo "$(CARGO_TARGET_DIR)/bench.txt $(CARGO_TARGET_DIR)/bench.svg"
+	@echo "$(CARGO_TARGET_DIR)/bench-micro.txt $(CARGO_TARGET_DIR)/bench.txt $(CARGO_TARGET_DIR)/bench.svg"
+
+PEERS_DIR ?= $(HOME)/.cache/proxytune-peers
+# Flags such as --trio shipped --rounds 2.
+PEERS ?=
+
+bench-peers: build ## transformers, llama.cpp and mistral.rs beside proxytune, on three trios (installs torch once; FEATURES=serve for mistral.rs)
+	@scripts/venv.sh "$(PEERS_DIR)/venv" benches/peers/requirements.txt
+	"$(PEERS_DIR)/venv/bin/python" benches/peers "$(PROXYTUNE)" --models "$(PEERS_DIR)/models" $(PEERS)
 
 build: install-deps target-dir ## Build the release binary
 	cargo build --release $(CARGO_FLAGS)

@@ -29,12 +29,12 @@ impl Decoder {
         if self.choose_known(running, explain, listen).is_break() {
             return Ok(ControlFlow::Break(()));
         }
-        if !running.iter().any(Running::wants_last) {
-            return Ok(ControlFlow::Continue(()));
-        }
-        self.run_last(running)?;
-        for r in running.iter_mut().filter(|r| r.wants_last()) {
-            r.note_proxy_error(self.options.on_error);
+        self.gate(running, explain);
+        if running.iter().any(Running::wants_last) {
+            self.run_last(running)?;
+            for r in running.iter_mut().filter(|r| r.wants_last()) {
+                r.note_proxy_error(self.options.on_error);
+            }
         }
         Ok(self.choose_known(running, explain, listen))
     }
@@ -76,7 +76,7 @@ impl Decoder {
 
 impl Running {
     fn begin_choosing(&mut self, on_error: OnError) {
-        self.at = Some(0);
+        (self.at, self.gated) = (Some(0), false);
         if self.proxy_error.is_some() {
             // Without the shift there is nothing to judge a draft by.
             self.draft.clear();
@@ -134,7 +134,12 @@ impl Running {
                 Err(error) => self.go_unshifted(&error),
             }
         }
-        let top = argmax(logits) as Token;
+        let mut top = argmax(logits) as Token;
+        if let Some(host_row) = host_row.as_ref().filter(|_| self.gated) {
+            self.stats.missed += usize::from(top != host_top);
+            logits.copy_from_slice(host_row);
+            top = host_top;
+        }
         self.stats.combine += begin.elapsed();
         let (token, accepted) = self.judge(at, logits, top, force_accept);
         let mut position = Position { token, host_top, top, probabilities: None };

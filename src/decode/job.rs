@@ -134,6 +134,10 @@ pub struct Stats {
     pub unshifted: usize,
     /// Single logits whose shift was not a number.
     pub ignored: usize,
+    /// Positions left as the host had them because it was sure.
+    pub skipped: usize,
+    /// Of these, where the shift would have made another token the most likely; known only where rows are explained.
+    pub missed: usize,
 }
 
 impl Stats {
@@ -193,8 +197,10 @@ pub(super) struct Running {
     pub pair_request: Option<usize>,
     /// What made a proxy fail on it in this step.
     pub proxy_error: Option<Error>,
-    /// Whether it goes without the shift in this step because of that.
+    /// Whether it goes without the shift in this step, because of that or because of the gate.
     pub unshifted: bool,
+    /// Whether the host is so sure of its next token that the shift is left out.
+    pub gated: bool,
     /// The position of the step at which its next token is to be chosen; `None` when the step is over for it.
     pub at: Option<usize>,
     text: TextStream,
@@ -242,6 +248,7 @@ impl Running {
             pair_request: None,
             proxy_error: None,
             unshifted: false,
+            gated: false,
             at: None,
             text: TextStream::new(&job.stops),
             ended: (job.max_tokens == 0).then_some(Finish::Length),

@@ -9,6 +9,7 @@ mod cost;
 mod draft;
 mod draft_length;
 mod drafting;
+mod gate;
 mod job;
 mod passes;
 mod text;
@@ -17,7 +18,7 @@ mod tuned_prompts;
 
 pub use job::{Finish, Job, Outcome, Position, Stats};
 pub use text::TextStream;
-pub use trio::{MappedProxies, Models, NAMES, RunOptions, model_path, pair, proxies, token_map};
+pub use trio::{MappedProxies, Models, NAMES, RunOptions, load_proxies, model_path, pair, token_map};
 pub use tuned_prompts::TunedPrompts;
 
 use crate::config::{OnError, Speculate};
@@ -49,6 +50,8 @@ pub struct DecodeOptions {
     /// Accepts each drafted token with this probability, whatever the models say. The text means nothing then: it is
     /// for timing models with random weights.
     pub force_accept: Option<f64>,
+    /// Leaves out the proxies' pass where the host's most likely token has a probability above this. `None`: never.
+    pub skip_above: Option<f32>,
 }
 
 /// What a caller of [`Decoder::generate`] is told on the way.

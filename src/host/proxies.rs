@@ -1,13 +1,14 @@
 //! The proxies of one configuration, for a host that runs in an engine of its own.
 
-use crate::backend::llama::{LlamaModel, LoadOptions};
+use crate::backend::llama::LlamaModel;
 use crate::config::Config;
-use crate::decode::{NAMES, RunOptions, model_path, pair, proxies, token_map};
+use crate::decode::{NAMES, RunOptions, load_proxies, pair, token_map};
 use crate::error::Result;
 use crate::pair::{Pair, Placement, Runner};
 use crate::vocab::{TokenMap, Vocabulary};
-use std::path::PathBuf;
 use std::sync::Arc;
+
+const KEYS: [&str; 2] = ["proxy_tuning.tuned", "proxy_tuning.untuned"];
 
 /// What the proxies must know of the host, whoever runs it.
 #[derive(Debug, Clone, Default)]
@@ -35,22 +36,13 @@ impl Proxies {
     /// When the configuration or a model cannot be used.
     pub fn load(config: Config) -> Result<Self> {
         config.check()?;
-        let tuning = &config.proxy_tuning;
-        let load = |path: &Option<PathBuf>, key: &str| {
-            let device = tuning.device.clone();
-            // A file that is cut short must not end somebody else's process.
-            let options = LoadOptions {
-                gpu_layers: tuning.gpu_layers,
-                device,
-                in_memory: true,
-                ..LoadOptions::default()
-            };
-            LlamaModel::load(model_path(path, key)?, options).map(Arc::new)
-        };
-        let models = proxies(&config, &mut |which| match which {
-            0 => load(&tuning.tuned, "proxy_tuning.tuned"),
-            _ => load(&tuning.untuned, "proxy_tuning.untuned"),
-        })?;
+        if config.proxy_tuning.gate().is_some() {
+            tracing::warn!(
+                "skip_above has no effect in this host: its proxies run before its logits are known"
+            );
+        }
+        // A file that is cut short must not end somebody else's process.
+        let models = load_proxies(&config, KEYS, true, &mut |_, _| true)?;
         Ok(Self { config, models })
     }
 

@@ -83,6 +83,9 @@ pub struct Trio {
     /// Tuned proxy (GGUF)
     #[arg(long, value_name = "GGUF")]
     tuned: Option<PathBuf>,
+    /// LoRA adapter (GGUF) over the untuned proxy, in place of --tuned: one copy of the weights for both proxies
+    #[arg(long, value_name = "GGUF", conflicts_with = "tuned")]
+    tuned_lora: Option<PathBuf>,
     /// Untuned proxy (GGUF)
     #[arg(long, value_name = "GGUF")]
     untuned: Option<PathBuf>,
@@ -108,6 +111,9 @@ pub struct Trio {
     /// Let the tuned proxy draft K tokens for the host, or as many as pay [default: auto]
     #[arg(long, value_name = "off|auto|K")]
     speculate: Option<Speculate>,
+    /// Leave out the proxies' pass where the host's most likely token has a probability above P [default: 1, never]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    skip_above: Option<f32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -200,9 +206,14 @@ impl Trio {
     /// A configuration with the flags laid over it, checked.
     fn laid_over(&self, mut config: Config) -> Result<Config> {
         let tuning = &mut config.proxy_tuning;
+        // Of a model and an adapter, the one given here holds.
+        if self.tuned.is_some() || self.tuned_lora.is_some() {
+            (tuning.tuned, tuning.tuned_lora) = (None, None);
+        }
         let paths = [
             (&self.host, &mut config.host.model),
             (&self.tuned, &mut tuning.tuned),
+            (&self.tuned_lora, &mut tuning.tuned_lora),
             (&self.untuned, &mut tuning.untuned),
         ];
         for (flag, place) in paths {
@@ -219,6 +230,7 @@ impl Trio {
             return Err(Error::invalid("--threads", tuning.threads, "at most 1024"));
         }
         tuning.proxy_timeout = self.proxy_timeout.unwrap_or(tuning.proxy_timeout);
+        tuning.skip_above = self.skip_above.unwrap_or(tuning.skip_above);
         tuning.speculate = self.speculate.unwrap_or(tuning.speculate);
         if let Some(ctx) = self.ctx {
             (tuning.ctx, config.host.ctx) = (ctx, ctx);

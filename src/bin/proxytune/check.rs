@@ -4,7 +4,7 @@ use crate::args::{Check, Format};
 use crate::progress::{Progress, load};
 use proxytune::Result;
 use proxytune::backend::llama::{LlamaModel, LoadOptions};
-use proxytune::config::Config;
+use proxytune::config::{Config, ProxyTuning};
 use proxytune::decode::{NAMES, model_path, token_map};
 use proxytune::eval::{self, Coverage, Setup};
 use proxytune::vocab::TokenMap;
@@ -20,6 +20,8 @@ struct Row {
     name: &'static str,
     file: PathBuf,
     architecture: String,
+    /// Whether it is a LoRA adapter over the untuned proxy; the weights are then the adapter's alone.
+    lora: bool,
     vocabulary: usize,
     common: Option<usize>,
     tokenizer: String,
@@ -38,13 +40,7 @@ pub fn run(args: &Check) -> Result<ExitCode> {
     let vocabulary = host.vocabulary();
     let mut rows = vec![row(NAMES[0], &host, None, &config)];
     let (mut maps, mut problems) = (Vec::new(), Vec::new());
-    let read = tuning.combine.rule()?.reads();
-    let proxies = [(NAMES[1], &tuning.tuned, "--tuned"), (NAMES[2], &tuning.untuned, "--untuned")];
-    for ((name, path, flag), is_read) in proxies.into_iter().zip(read) {
-        if !is_read && path.is_none() {
-            continue;
-        }
-        let proxy = open(path, flag)?;
+    for (name, proxy) in proxies(tuning)? {
         let common = match token_map(&vocabulary, &proxy, name) {
             Ok(map) => {
                 let common = map.common();
@@ -82,6 +78,18 @@ pub fn run(args: &Check) -> Result<ExitCode> {
         }
     }
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// The proxies that are named, or that the rule reads.
+fn proxies(tuning: &ProxyTuning) -> Result<Vec<(&'static str, LlamaModel)>> {
+    if let Some(adapter) = &tuning.tuned_lora {
+        let models = open(&tuning.untuned, "--untuned")?.with_lora(adapter)?;
+        return Ok(NAMES[1..].iter().copied().zip(models).collect());
+    }
+    let proxies = [(NAMES[1], &tuning.tuned, "--tuned"), (NAMES[2], &tuning.untuned, "--untuned")];
+    let read = tuning.combine.rule()?.reads();
+    let wanted = proxies.into_iter().zip(read).filter(|((_, path, _), is_read)| *is_read || path.is_some());
+    wanted.map(|((name, path, flag), _)| Ok((name, open(path, flag)?))).collect()
 }
 
 /// What share of the host's probability on a text the proxies' vocabularies cover.
@@ -134,6 +142,7 @@ fn row(name: &'static str, model: &LlamaModel, common: Option<usize>, config: &C
         context,
         weights: std::fs::metadata(model.path()).map_or(0, |m| m.len()),
         kv_cache: (2 * 2 * number("block_count").unwrap_or(0) * width * context * slots) as u64,
+        lora: name == NAMES[1] && config.proxy_tuning.tuned_lora.is_some(),
         architecture,
     }
 }
@@ -141,7 +150,7 @@ fn row(name: &'static str, model: &LlamaModel, common: Option<usize>, config: &C
 impl Row {
     fn json(&self) -> serde_json::Value {
         json!({
-            "model": self.name, "file": self.file, "architecture": self.architecture,
+            "model": self.name, "file": self.file, "architecture": self.architecture, "lora": self.lora,
             "vocabulary": self.vocabulary, "common_tokens": self.common, "tokenizer": self.tokenizer,
             "chat_template": self.template, "context": self.context,
             "weights_bytes": self.weights, "kv_cache_bytes": self.kv_cache,
@@ -154,7 +163,7 @@ impl Row {
         let common = self.common.map_or_else(|| if host { "-" } else { "too few" }.into(), |n| n.to_string());
         [
             self.name.into(),
-            self.architecture.clone(),
+            if self.lora { format!("{} + LoRA", self.architecture) } else { self.architecture.clone() },
             self.vocabulary.to_string(),
             common,
             self.tokenizer.clone(),

@@ -151,7 +151,9 @@ fn alphas(args: &Eval, config: &Config, task: &Task) -> Result<Vec<f32>> {
 
 fn setup(args: &Eval, config: Config, alphas: Vec<f32>) -> Result<Setup> {
     // Each proxy is scored by itself, whichever of them the rule reads.
-    model_path(&config.proxy_tuning.tuned, "--tuned")?;
+    if config.proxy_tuning.tuned_lora.is_none() {
+        model_path(&config.proxy_tuning.tuned, "--tuned")?;
+    }
     model_path(&config.proxy_tuning.untuned, "--untuned")?;
     let models = load(&config, false)?;
     let mut progress = Progress::new("loading directly tuned model {bar:30} {percent:>3} %");
@@ -255,11 +257,9 @@ pub fn contained() -> Option<ExitCode> {
 fn settings_of_models(args: &Eval, config: &Config) -> Vec<(String, String)> {
     let tuning = &config.proxy_tuning;
     let host = picks::host_name(args, config).ok().flatten();
-    let models = [("host", &host), ("tuned proxy", &tuning.tuned), ("untuned proxy", &tuning.untuned)];
-    models
-        .into_iter()
-        .filter_map(|(name, path)| Some((name.into(), path.as_ref()?.display().to_string())))
-        .collect()
+    let [tuned, untuned] = [tuning.tuned_file(), tuning.untuned.as_deref()];
+    let models = [("host", host.as_deref()), ("tuned proxy", tuned), ("untuned proxy", untuned)];
+    models.into_iter().filter_map(|(name, path)| Some((name.into(), path?.display().to_string()))).collect()
 }
 
 /// What a reader of the report wants to know of how it was measured.

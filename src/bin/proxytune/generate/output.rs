@@ -79,6 +79,12 @@ pub fn figures(stats: &Stats) -> String {
     if stats.drafted > 0 {
         line += &format!("; {} of {} drafted tokens were kept", stats.accepted, stats.drafted);
     }
+    if stats.skipped > 0 {
+        line += &format!("; the gate left {} positions as the host had them", stats.skipped);
+    }
+    if stats.missed > 0 {
+        line += &format!(", {} of which the shift would have changed", stats.missed);
+    }
     if stats.unshifted > 0 {
         line += &format!("; {} positions went unshifted because a proxy failed", stats.unshifted);
     }
@@ -109,9 +115,11 @@ pub fn to_json(outcome: &Outcome, explain: bool) -> Value {
             "accepted": stats.accepted,
             "shifted": stats.shifted,
             "unshifted": stats.unshifted,
+            "skipped": stats.skipped,
         },
     });
     if explain {
+        object["stats"]["missed"] = json!(stats.missed);
         let position = |p: &Position| {
             let mut object = json!({ "token": p.token, "host_top": p.host_top, "top": p.top });
             if let Some(of) = &p.probabilities {
