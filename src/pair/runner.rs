@@ -1,7 +1,7 @@
 //! The thread that owns a pair and batches whatever sequences wait for.
 
 use super::sync::{Arc, Mutex, PoisonError, Receiver, Sender, TryLockError, TryRecvError, thread, unbounded};
-use super::{History, Pair, SequenceId};
+use super::{History, Pair, RunnerStats, SequenceId};
 use crate::combine::Rule;
 use crate::error::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -27,57 +27,6 @@ pub(super) enum Message {
     Start,
     Remove(SequenceId),
     Stop,
-}
-
-/// What a runner has done so far. Counters only grow; read at any time.
-#[derive(Debug, Default)]
-pub struct RunnerStats {
-    batches: [AtomicU64; Self::BATCHES.len() + 1],
-    rounds: AtomicU64,
-    sequences: AtomicU64,
-    history_tokens: AtomicU64,
-    computed_tokens: AtomicU64,
-    offsets: AtomicU64,
-    failures: AtomicU64,
-    late: AtomicU64,
-    tuned_us: AtomicU64,
-    untuned_us: AtomicU64,
-}
-
-impl RunnerStats {
-    /// Sizes that [`batches`](Self::batches) counts up to.
-    pub const BATCHES: [usize; 6] = [1, 2, 4, 8, 16, 32];
-
-    /// Rounds by their number of sequences: those of at most as many as each of [`BATCHES`](Self::BATCHES) says and more
-    /// than the one before, then those of more.
-    pub fn batches(&self) -> [u64; Self::BATCHES.len() + 1] {
-        self.batches.each_ref().map(|count| count.load(Relaxed))
-    }
-
-    fn begin_round(&self, sequences: usize) {
-        self.rounds.fetch_add(1, Relaxed);
-        self.sequences.fetch_add(sequences as u64, Relaxed);
-        self.batches[Self::BATCHES.partition_point(|&most| most < sequences)].fetch_add(1, Relaxed);
-    }
-}
-
-macro_rules! counters {
-    ($($name:ident: $doc:literal),* $(,)?) => {
-        impl RunnerStats {
-            $(#[doc = $doc] pub fn $name(&self) -> u64 { self.$name.load(Relaxed) })*
-        }
-    };
-}
-counters! {
-    rounds: "Rounds: at most one forward pass of each proxy, over all sequences that waited.",
-    sequences: "Sequences in all rounds together.",
-    history_tokens: "Tokens of the histories that were answered, over both proxies.",
-    computed_tokens: "Tokens that the proxies computed. Those of the histories beyond that stood in their caches already.",
-    offsets: "Offsets handed out.",
-    failures: "Wishes that ended in an error.",
-    late: "Rounds that a proxy did not end in time.",
-    tuned_us: "Time in the tuned proxy's engine, microseconds.",
-    untuned_us: "Time in the untuned proxy's engine, microseconds.",
 }
 
 /// Owns a [`Pair`] and serves any number of [`Sequence`](super::Sequence)s: on a thread of its own, or on the threads
@@ -279,7 +228,7 @@ impl Owner {
             self.stats.begin_round(positions);
             self.pair.start();
             let finished = self.pair.finish();
-            self.count();
+            self.stats.end_round(self.pair.usage(), self.pair.late_rounds());
             match finished {
                 Ok(()) => {
                     self.pair.took(positions, begin.elapsed());
@@ -342,21 +291,11 @@ impl Owner {
             let done = parts.try_for_each(|(row, offset)| self.pair.offset(index, row, offset));
             let offset = done.map(|()| offset);
             self.pair.swap_remove(index);
-            let counter = if offset.is_ok() { &self.stats.offsets } else { &self.stats.failures };
-            counter.fetch_add(1, Relaxed);
             let models = self.pair.reads().into_iter().filter(|&runs| runs).count();
-            self.stats.history_tokens.fetch_add((models * history.tokens().len()) as u64, Relaxed);
+            self.stats.answered(offset.is_ok(), models * history.tokens().len());
             // Nobody listens when the sequence was dropped meanwhile.
             let _ = reply.send(offset);
         }
-    }
-
-    fn count(&self) {
-        let [tuned, untuned] = self.pair.usage();
-        self.stats.late.store(self.pair.late_rounds(), Relaxed);
-        self.stats.computed_tokens.store(tuned.tokens + untuned.tokens, Relaxed);
-        self.stats.tuned_us.store(tuned.time.as_micros() as u64, Relaxed);
-        self.stats.untuned_us.store(untuned.time.as_micros() as u64, Relaxed);
     }
 
     /// A proxy's thread is gone: everyone who waits is told, everyone who comes finds the channel closed.
@@ -364,7 +303,7 @@ impl Owner {
         tracing::error!(%error, "proxy-tuning stops");
         self.open = false;
         for wish in self.wishes.drain(..).chain(self.queued.drain(..)) {
-            self.stats.failures.fetch_add(1, Relaxed);
+            self.stats.failed();
             let _ = wish.reply.send(Err(error.clone()));
         }
     }
