@@ -8,6 +8,12 @@
 //!   host's logit stays as it is, and the position is counted in [`Shift::ignored`];
 //! - a shift of exactly zero leaves the host's bits untouched, so `alpha = 0` and `tuned = untuned` are identities.
 
+mod control;
+mod limit;
+
+pub use control::{Control, Schedule};
+pub use limit::shift_by_within;
+
 use crate::error::{Error, Result};
 use crate::vocab::TokenMap;
 use half::slice::HalfFloatSliceExt;
@@ -21,7 +27,7 @@ pub struct Shift {
 }
 
 /// A format of host logits.
-pub trait Logit: Copy + Send + Sync + 'static {
+pub trait Logit: Copy + Into<f32> + Send + Sync + 'static {
     /// Adds one value a logit, by the rules of the [module](self), and counts those ignored.
     #[doc(hidden)]
     fn add(row: &mut [Self], delta: impl Delta) -> usize;

@@ -3,6 +3,7 @@
 mod file;
 mod server;
 
+pub use crate::combine::{Control, Schedule};
 pub use file::read_toml;
 pub use server::Server;
 
@@ -47,6 +48,12 @@ pub struct ProxyTuning {
     pub untuned: Option<PathBuf>,
     /// Weight of the shift; negative turns it round.
     pub alpha: f32,
+    /// How that weight goes with the number of tokens generated.
+    pub alpha_schedule: Schedule,
+    /// The most that a token may gain or lose against the host's most likely one, in nats; 0: no cap.
+    pub shift_cap: f32,
+    /// Times that a run of tokens may stand at the text's end before the shift is left out; 0: no guard.
+    pub repetition_guard: u32,
     /// Whether the tuned proxy drafts for the host.
     pub speculate: Speculate,
     /// What happens to a request whose proxies fail.
@@ -75,6 +82,9 @@ impl Default for ProxyTuning {
             tuned: None,
             untuned: None,
             alpha: 1.0,
+            alpha_schedule: Schedule::default(),
+            shift_cap: 0.0,
+            repetition_guard: 0,
             speculate: Speculate::Auto,
             on_error: OnError::Host,
             proxy_timeout: 0.0,
@@ -90,6 +100,12 @@ impl Default for ProxyTuning {
 }
 
 impl ProxyTuning {
+    /// Schedule and guards.
+    pub fn control(&self) -> Control {
+        let cap = (self.shift_cap != 0.0).then_some(self.shift_cap);
+        Control { schedule: self.alpha_schedule, cap, repetition_guard: self.repetition_guard }
+    }
+
     /// `proxy_timeout` as a time; `None` for none.
     pub fn time_limit(&self) -> Option<Duration> {
         Duration::try_from_secs_f64(self.proxy_timeout).ok().filter(|limit| !limit.is_zero())
@@ -196,6 +212,7 @@ impl Config {
     pub fn check(&self) -> Result<()> {
         let tuning = &self.proxy_tuning;
         check_alpha(tuning.alpha)?;
+        tuning.control().check()?;
         let seconds = tuning.proxy_timeout;
         if seconds != 0.0 && !(0.001..=86400.0).contains(&seconds) {
             let expected = "seconds from 0.001 to 86400, or 0 for no limit";

@@ -10,7 +10,7 @@ const LAYERS: &[Layer] = &[
     ("error", &["vocab"], &[]),
     ("vocab", &["error"], &[]),
     ("combine", &["error", "vocab"], &[]),
-    ("config", &["error", "vocab"], &[]),
+    ("config", &["error", "vocab", "combine"], &[]),
     ("prompt", &["error", "vocab"], &[]),
     ("recent", &[], &[]),
     ("backend", &["error", "vocab", "combine", "config"], &[]),

@@ -7,7 +7,8 @@ use common::{Case, cases, fixture_config, models, take_turns};
 use proxytune::backend::llama::SamplerOptions;
 use proxytune::backend::toy::Toy;
 use proxytune::backend::{Backend, Capabilities};
-use proxytune::config::Speculate;
+use proxytune::combine::shift_by_within;
+use proxytune::config::{Control, Speculate};
 use proxytune::decode::accept::{Dice, Verdict, judge};
 use proxytune::decode::{DecodeOptions, Decoder, Finish, Job, Outcome, Pieces, RunOptions};
 use proxytune::pair::{CachedModel, History, Pair, Placement, Proxy};
@@ -31,8 +32,15 @@ fn job(case: &Case) -> Job {
 }
 
 fn decode(speculate: Speculate, jobs: Vec<Job>) -> Vec<Outcome> {
+    decode_with(speculate, Control::default(), jobs)
+}
+
+fn decode_with(speculate: Speculate, control: Control, jobs: Vec<Job>) -> Vec<Outcome> {
     let mut config = fixture_config();
     config.proxy_tuning.speculate = speculate;
+    config.proxy_tuning.alpha_schedule = control.schedule;
+    config.proxy_tuning.shift_cap = control.cap.unwrap_or(0.0);
+    config.proxy_tuning.repetition_guard = control.repetition_guard;
     let run = RunOptions { sequences: jobs.len(), longest: 512, ..RunOptions::default() };
     let mut decoder = models(&config, false).decoder(&config, run).unwrap();
     decoder.generate(jobs, false, &mut |_| ControlFlow::Continue(())).unwrap()
@@ -87,6 +95,53 @@ fn penalties_stops_and_anti_tuning_give_the_same_text_with_and_without_drafts() 
     assert!(matches!(drafted.last().unwrap().finish, Finish::Stop));
 }
 
+fn schedule(text: &str) -> Control {
+    Control { schedule: text.parse().unwrap(), ..Control::default() }
+}
+
+#[test]
+fn schedules_and_guards_give_the_same_text_with_and_without_drafts() {
+    let _turn = take_turns();
+    let guard = Control { repetition_guard: 2, ..Control::default() };
+    let cap = Control { cap: Some(1.0), ..Control::default() };
+    let cases = cases();
+    let jobs = || cases.iter().take(5).map(|case| Job { alpha: 1.5, max_tokens: 80, ..job(case) }).collect();
+    let plain = decode(Speculate::Off, jobs());
+    for control in [schedule("warm-up:12"), schedule("decay:20"), schedule("stop:9"), guard, cap] {
+        let off = decode_with(Speculate::Off, control, jobs());
+        assert!(off.iter().zip(&plain).any(|(a, b)| a.tokens != b.tokens), "{control:?} does nothing");
+        for mode in [Speculate::Tokens(1), Speculate::Tokens(3), Speculate::Auto] {
+            let drafted = decode_with(mode, control, jobs());
+            for (off, drafted) in off.iter().zip(&drafted) {
+                assert_eq!(off.tokens, drafted.tokens, "{control:?} {mode:?}");
+                assert_eq!(off.stats.left_to_host, drafted.stats.left_to_host, "{control:?} {mode:?}");
+                assert_eq!(drafted.stats.unshifted, 0);
+                assert!(mode == Speculate::Auto || drafted.stats.accepted > 0, "{control:?} {mode:?}");
+            }
+        }
+        let left: usize = off.iter().map(|o| o.stats.left_to_host).sum();
+        let expected = [("stop:9", 71), ("decay:20", 60)].iter().find(|(s, _)| control == schedule(s));
+        match expected {
+            Some((_, each)) => assert_eq!(left, 5 * each),
+            None => assert_eq!(left > 0, control == guard, "{control:?}"),
+        }
+    }
+}
+
+/// After its last shifted token a text goes on as the host alone would from there.
+#[test]
+fn a_schedule_that_has_stopped_leaves_the_text_to_the_host_alone() {
+    let _turn = take_turns();
+    let case = &cases()[0];
+    let long = Job { max_tokens: 40, ..job(case) };
+    let stopped = &decode_with(Speculate::Tokens(3), schedule("stop:10"), vec![long.clone()])[0];
+    let shifted = &decode(Speculate::Off, vec![long.clone()])[0];
+    assert_eq!(stopped.tokens[..10], shifted.tokens[..10]);
+    let so_far = [&case.prompt_tokens[..], &stopped.tokens[..10]].concat();
+    let alone = Job { history: History::new(so_far, None), alpha: 0.0, max_tokens: 30, ..long };
+    assert_eq!(stopped.tokens[10..], decode(Speculate::Off, vec![alone])[0].tokens[..]);
+}
+
 // From here on models are toys, small enough to know every distribution exactly.
 
 const VOCAB: usize = 8;
@@ -109,6 +164,7 @@ struct Toys {
     host: Toy,
     tuned: Toy,
     untuned: Toy,
+    control: Control,
 }
 
 impl Toys {
@@ -119,7 +175,7 @@ impl Toys {
             Toy::new(capabilities, seed)
         };
         // With the host's own seed for a proxy, drafts are neither always right nor always wrong.
-        Self { host: toy(1), tuned: toy(1), untuned: toy(3) }
+        Self { host: toy(1), tuned: toy(1), untuned: toy(3), control: Control::default() }
     }
 
     fn decoder(&self, speculate: Speculate) -> Decoder {
@@ -131,14 +187,17 @@ impl Toys {
         let proxy = |name, toy, map| Proxy { model: model(name, toy), map };
         let tuned = proxy("tuned", &self.tuned, TokenMap::identity(VOCAB));
         let pair = Pair::new(tuned, proxy("untuned", &self.untuned, untuned_map), placement);
-        let options = DecodeOptions { speculate, ..DecodeOptions::default() };
+        let options = DecodeOptions { speculate, control: self.control, ..DecodeOptions::default() };
         Decoder::new(Arc::new(NoText), model("host", &self.host), Some(pair.unwrap()), options)
     }
 
     /// The exact distribution of the token after `history`, worked out from the definition.
     fn exact(&self, history: &[u32], alpha: f32, options: &SamplerOptions) -> Vec<f64> {
-        let [h, t, u] = [&self.host, &self.tuned, &self.untuned].map(|toy| toy.logits_after(history));
-        let logit = |i: usize| f64::from(h[i] + alpha * (t[i] - u[i])) / f64::from(options.temperature);
+        let [mut h, t, u] = [&self.host, &self.tuned, &self.untuned].map(|toy| toy.logits_after(history));
+        let offset: Vec<f32> = t.iter().zip(&u).map(|(t, u)| t - u).collect();
+        let alpha = self.control.weight(alpha, &history[PROMPT.len()..]);
+        shift_by_within(&mut h, &offset, alpha, self.control.cap).unwrap();
+        let logit = |i: usize| f64::from(h[i]) / f64::from(options.temperature);
         let mut order: Vec<(usize, f64)> = (0..VOCAB).map(|i| (i, logit(i).exp())).collect();
         order.sort_by(|a, b| b.1.total_cmp(&a.1));
         if options.top_k > 0 {
@@ -275,6 +334,25 @@ fn sampled_tokens_follow_the_shifted_distribution_with_and_without_drafts() {
             assert!(far < TOO_FAR, "{options:?} {mode:?}: {far} standard deviations");
             let off = worst_deviation(&counts, &off_by_a_hundredth(&exact));
             assert!(off > TOO_FAR, "{options:?} {mode:?}: blind to an error of 1 %, {off}");
+        }
+    }
+}
+
+#[test]
+fn sampled_tokens_follow_the_schedules_and_the_caps_distribution_with_and_without_drafts() {
+    let mut toys = Toys::new(64);
+    let options = SamplerOptions { temperature: 1.0, ..SamplerOptions::default() };
+    let plain = toys.exact_runs(ALPHA, &options);
+    let cap = Control { cap: Some(0.2), ..Control::default() };
+    for control in [schedule("warm-up:3"), schedule("decay:2"), schedule("stop:1"), cap] {
+        toys.control = control;
+        let exact = toys.exact_runs(ALPHA, &options);
+        for mode in [Speculate::Off, Speculate::Tokens(1), Speculate::Tokens(2)] {
+            let (counts, _) = draw_runs(&toys, mode, &options, 100_000);
+            let far = worst_deviation(&counts, &exact);
+            assert!(far < TOO_FAR, "{control:?} {mode:?}: {far} standard deviations");
+            let otherwise = worst_deviation(&counts, &plain);
+            assert!(otherwise > TOO_FAR, "{control:?} {mode:?}: as without, {otherwise}");
         }
     }
 }

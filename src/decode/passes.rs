@@ -95,7 +95,8 @@ impl Running {
     /// Asks the pair for the rows that this step's positions lack; all of them where `all`, else those of the draft.
     fn push_checks(&mut self, pair: &mut Pair, all: bool) -> Option<Rest> {
         let drafted = self.draft.tokens.len();
-        if self.alpha == 0.0 {
+        // Where something was drafted the shift is wanted up to there.
+        if drafted == 0 && self.weight() == 0.0 {
             return None;
         }
         if drafted == 0 || all {

@@ -30,6 +30,8 @@ pub struct RunOptions {
     pub longest: usize,
     /// Where the proxies run; `None`: as configured.
     pub placement: Option<Placement>,
+    /// As [`DecodeOptions::candidates`].
+    pub candidates: usize,
     /// As [`DecodeOptions::force_accept`].
     pub force_accept: Option<f64>,
 }
@@ -96,6 +98,8 @@ impl Models {
         let options = DecodeOptions {
             on_error: config.proxy_tuning.on_error,
             speculate: config.proxy_tuning.speculate,
+            control: config.proxy_tuning.control(),
+            candidates: run.candidates,
             force_accept: run.force_accept,
         };
         Ok(Decoder::new(self.host.clone(), host, pair, options))

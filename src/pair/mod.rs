@@ -8,6 +8,7 @@ mod cached;
 mod chooser;
 mod history;
 mod lane;
+mod limit;
 pub mod plan;
 mod runner;
 mod sequence;

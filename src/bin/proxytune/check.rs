@@ -26,6 +26,7 @@ struct Row {
 pub fn run(args: &Check) -> Result<ExitCode> {
     let config = args.shared.config()?;
     args.shared.refuse_api()?;
+    args.shared.refuse_auto()?;
     let tuning = &config.proxy_tuning;
     let host = open(&config.host.model, "--host")?;
     let tuned = open(&tuning.tuned, "--tuned")?;

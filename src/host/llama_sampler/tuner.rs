@@ -2,7 +2,7 @@
 
 use super::say;
 use crate::backend::llama::LlamaModel;
-use crate::config::{Config, OnError};
+use crate::config::{Config, Control, OnError};
 use crate::error::{Error, Result};
 use crate::host::vocabulary;
 use crate::host::{HostShape, Proxies};
@@ -107,7 +107,12 @@ impl Tuner {
         })
     }
 
-    /// Weight of the shift.
+    /// Schedule and guards.
+    pub fn control(&self) -> Control {
+        self.proxies.config().proxy_tuning.control()
+    }
+
+    /// The weight of the shift.
     pub fn alpha(&self) -> f32 {
         self.proxies.config().proxy_tuning.alpha
     }

@@ -40,11 +40,11 @@ impl Logits<'_> {
         }
     }
 
-    pub(super) fn shift(self, offset: &[f32], alpha: f32) -> Result<Shift> {
+    pub(super) fn shift(self, offset: &[f32], alpha: f32, cap: Option<f32>) -> Result<Shift> {
         match self {
-            Self::F32(row) => combine::shift_by(row, offset, alpha),
-            Self::F16(row) => combine::shift_by(row, offset, alpha),
-            Self::Bf16(row) => combine::shift_by(row, offset, alpha),
+            Self::F32(row) => combine::shift_by_within(row, offset, alpha, cap),
+            Self::F16(row) => combine::shift_by_within(row, offset, alpha, cap),
+            Self::Bf16(row) => combine::shift_by_within(row, offset, alpha, cap),
         }
     }
 }

@@ -5,7 +5,8 @@ mod picks;
 mod table;
 
 use crate::args::Format;
-use crate::args::eval::{Alpha, Eval};
+use crate::args::control::Alpha;
+use crate::args::eval::Eval;
 use crate::progress::{Progress, load};
 use output::{ReportFile, open_journal};
 use proxytune::config::Config;
@@ -59,7 +60,9 @@ impl Task {
 }
 
 pub fn run(args: &Eval) -> Result<ExitCode> {
-    let config = args.trio.config()?;
+    let mut config = args.trio.config()?;
+    args.control.lay_over(&mut config.proxy_tuning);
+    config.check()?;
     let task = Task::read(args)?;
     let calibration = calibration(args)?;
     let alphas = alphas(args, &config, &task)?;
@@ -195,6 +198,12 @@ fn evaluate(
             return Err(Error::invalid("--task", "choices by letter", "picks"));
         }
     };
+    let control = setup.config.proxy_tuning.control();
+    if control != Default::default() && task.shares_passes() {
+        report
+            .notes
+            .push("schedule, cap and guard are for generated texts: given ones are scored without".into());
+    }
     report.settings = settings(args, setup);
     Ok(report)
 }
@@ -269,6 +278,14 @@ fn settings(args: &Eval, setup: &Setup) -> Vec<(String, String)> {
             add("windows", format!("{} tokens, side by side; the first of each is not scored", args.window))
         }
         None => args.generation_settings().into_iter().for_each(|(name, value)| add(name, value)),
+    }
+    let control = setup.config.proxy_tuning.control();
+    if !control.schedule.is_constant() {
+        add("schedule of alpha", control.schedule.to_string());
+    }
+    control.cap.into_iter().for_each(|cap| add("cap of the shift", format!("{cap} nats")));
+    if control.repetition_guard > 0 {
+        add("repetition guard", format!("{} times", control.repetition_guard));
     }
     if let Some(path) = &args.calibrate {
         add("calibrated on", path.display().to_string());

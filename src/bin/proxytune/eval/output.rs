@@ -124,6 +124,7 @@ fn header(args: &Eval, config: &Config, task: &Task) -> Result<Value> {
         "content": format!("{:016x}", task.hash()),
         "models": models.map(|path| path.as_deref().map(identity)),
         "settings": args.settings()?,
+        "control": format!("{:?}", tuning.control()),
         "context": [config.host.ctx, tuning.ctx],
         "tuned_prompt": [Some(&tuning.tuned_prompt.template), tuning.tuned_prompt.system.as_ref()],
     }))
