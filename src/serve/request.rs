@@ -19,8 +19,6 @@ pub struct Overrides {
     alpha_schedule: Option<String>,
     shift_cap: Option<f64>,
     repetition_guard: Option<u32>,
-    /// Candidates of each position that the answer is to tell of.
-    pub explain: Option<usize>,
     /// The tuned proxy's system prompt.
     pub tuned_system: Option<String>,
 }
@@ -53,11 +51,6 @@ impl Overrides {
 
     fn check(&self) -> ApiResult<()> {
         self.control(Control::default())?;
-        let most = crate::decode::MOST_CANDIDATES;
-        if let Some(count) = self.explain.filter(|count| *count > most) {
-            let expected = format!("0 to {most}, the candidates of each position");
-            return Err(ApiError::invalid("proxy_tuning.explain", count, &expected));
-        }
         let Some(alpha) = self.alpha else { return Ok(()) };
         let expected = "a finite number: 1 as in the paper, 0 for none, negative to turn the shift round";
         let finite = (alpha as f32).is_finite();
@@ -236,7 +229,6 @@ mod tests {
             (json!({ "alpha_schedule": 3 }), "proxy_tuning.alpha_schedule"),
             (json!({ "shift_cap": -1 }), "proxy_tuning.shift_cap"),
             (json!({ "repetition_guard": 1 }), "proxy_tuning.repetition_guard"),
-            (json!({ "explain": 21 }), "proxy_tuning.explain"),
             (json!({ "enabled": 1 }), "proxy_tuning.enabled"),
             (json!({ "tuned_system": ["s"] }), "proxy_tuning.tuned_system"),
             (json!({ "alfa": 1 }), "proxy_tuning.alfa"),

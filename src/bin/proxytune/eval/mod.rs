@@ -198,6 +198,13 @@ fn evaluate(
             return Err(Error::invalid("--task", "choices by letter", "picks"));
         }
     };
+    if let Some(best) = report.metrics.first().and_then(Metric::best).filter(|_| args.report.is_some()) {
+        let starts = match task {
+            Task::Text(text) => eval::starts_of_text(text),
+            Task::Items(kind, items) => eval::starts_of_items(*kind, items),
+        };
+        report.heat = eval::heat(setup, &starts, &args.prompts()?, best.alpha, &mut listen)?;
+    }
     let control = setup.config.proxy_tuning.control();
     if control != Default::default() && task.shares_passes() {
         report
