@@ -42,7 +42,10 @@ pub type Starts = Vec<(String, String)>;
 
 /// The beginning of a text that is scored.
 pub fn starts_of_text(text: &str) -> Starts {
-    let beginning: String = text.chars().take(BEGINNING).collect();
+    let cut: String = text.chars().take(BEGINNING).collect();
+    // Not in the middle of a word.
+    let whole = if cut.len() < text.len() { cut.rsplit_once(char::is_whitespace) } else { None };
+    let beginning = whole.map_or(cut.as_str(), |(whole, _)| whole).to_owned();
     vec![(beginning.clone(), beginning)]
 }
 
