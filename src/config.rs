@@ -4,6 +4,7 @@ mod combine;
 mod file;
 mod server;
 
+pub use crate::combine::{Control, Schedule};
 pub use combine::Combine;
 pub use file::read_toml;
 pub use server::Server;
@@ -53,6 +54,12 @@ pub struct ProxyTuning {
     pub alpha: f32,
     /// How host and proxies are combined.
     pub combine: Combine,
+    /// How that weight goes with the number of tokens generated.
+    pub alpha_schedule: Schedule,
+    /// The most that a token may gain or lose against the host's most likely one, in nats; 0: no cap.
+    pub shift_cap: f32,
+    /// Times that a run of tokens may stand at the text's end before the shift is left out; 0: no guard.
+    pub repetition_guard: u32,
     /// Whether the tuned proxy drafts for the host.
     pub speculate: Speculate,
     /// What happens to a request whose proxies fail.
@@ -85,6 +92,9 @@ impl Default for ProxyTuning {
             untuned: None,
             alpha: 1.0,
             combine: Combine::default(),
+            alpha_schedule: Schedule::default(),
+            shift_cap: 0.0,
+            repetition_guard: 0,
             speculate: Speculate::Auto,
             on_error: OnError::Host,
             proxy_timeout: 0.0,
@@ -109,6 +119,12 @@ impl ProxyTuning {
     /// `skip_above`; `None` for never.
     pub fn gate(&self) -> Option<f32> {
         (self.skip_above < 1.0).then_some(self.skip_above)
+    }
+
+    /// Schedule and guards.
+    pub fn control(&self) -> Control {
+        let cap = (self.shift_cap != 0.0).then_some(self.shift_cap);
+        Control { schedule: self.alpha_schedule, cap, repetition_guard: self.repetition_guard }
     }
 
     /// `proxy_timeout` as a time; `None` for none.
@@ -221,6 +237,7 @@ impl Config {
             return Err(Error::invalid("tuned", tuned.display(), expected));
         }
         check_alpha(tuning.alpha)?;
+        tuning.control().check()?;
         let seconds = tuning.proxy_timeout;
         if seconds != 0.0 && !(0.001..=86400.0).contains(&seconds) {
             let expected = "seconds from 0.001 to 86400, or 0 for no limit";

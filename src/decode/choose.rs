@@ -1,8 +1,9 @@
 //! The end of a step: each sequence's rows are shifted, its draft is judged, its tokens are chosen and told.
 
 use super::accept::{Verdict, judge};
+use super::explain::Rows;
 use super::job::Running;
-use super::{Decoder, Event, Position};
+use super::{DecodeOptions, Decoder, Event, Position};
 use crate::combine::argmax;
 use crate::config::OnError;
 use crate::error::Result;
@@ -57,7 +58,7 @@ impl Decoder {
                     }
                 };
                 let pair = pair.as_ref().filter(|_| r.is_shifted());
-                let (position, accepted) = r.choose(at, logits, pair, scratch, explain, options.force_accept);
+                let (position, accepted) = r.choose(at, logits, pair, scratch, explain, options);
                 if let Some(&confidence) = r.draft.confidence.get(at) {
                     lengths.judged(confidence, accepted);
                 }
@@ -88,7 +89,7 @@ impl Running {
 
     /// Whether this position's logits are to be shifted.
     fn is_shifted(&self) -> bool {
-        self.alpha != 0.0 && !self.unshifted
+        !self.unshifted && self.weight() != 0.0
     }
 
     /// A proxy that failed leaves this step unshifted, or ends the sequence.
@@ -122,14 +123,16 @@ impl Running {
         pair: Option<&Pair>,
         scratch: &mut Vec<f32>,
         explain: bool,
-        force_accept: Option<f64>,
+        options: &DecodeOptions,
     ) -> (Position, bool) {
         let begin = Instant::now();
         let host_top = argmax(logits) as Token;
         let host_row = explain.then(|| logits.to_vec());
+        self.stats.left_to_host += usize::from(self.alpha != 0.0 && self.weight() == 0.0);
         if let Some(pair) = pair {
             let rows = self.draft.rows_at(at, pair);
-            match rows.and_then(|rows| pair.shift(logits, rows, self.alpha, scratch)) {
+            let (weight, cap) = (self.weight(), self.guides.cap);
+            match rows.and_then(|rows| pair.shift_within(logits, rows, weight, cap, scratch)) {
                 Ok(shift) => self.stats.ignored += shift.ignored,
                 Err(error) => self.go_unshifted(&error),
             }
@@ -141,11 +144,12 @@ impl Running {
             top = host_top;
         }
         self.stats.combine += begin.elapsed();
-        let (token, accepted) = self.judge(at, logits, top, force_accept);
-        let mut position = Position { token, host_top, top, probabilities: None };
+        let (token, accepted) = self.judge(at, logits, top, options.force_accept);
+        let mut position = Position { token, host_top, top, probabilities: None, candidates: Vec::new() };
         if let Some(host_row) = host_row {
-            let rows = pair.and_then(|pair| Some((self.draft.rows_at(at, pair).ok()?, pair.maps())));
-            position.explain(&host_row, logits, rows);
+            let proxies = pair.and_then(|pair| Some((self.draft.rows_at(at, pair).ok()?, pair.maps())));
+            let rows = Rows { host: &host_row, shifted: logits, proxies };
+            position.explain(&rows, options.candidates);
         }
         (position, accepted)
     }

@@ -99,7 +99,8 @@ impl Running {
     fn push_checks(&mut self, pair: &mut Pair, all: bool, gate: bool) -> Option<Rest> {
         let drafted = self.draft.tokens.len();
         let is_prompt = self.positions.is_empty();
-        if self.alpha == 0.0 || (gate && drafted == 0 && !is_prompt) {
+        // Where something was drafted the shift is wanted up to there.
+        if drafted == 0 && (self.weight() == 0.0 || (gate && !is_prompt)) {
             return None;
         }
         if drafted == 0 || all {

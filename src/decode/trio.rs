@@ -31,6 +31,8 @@ pub struct RunOptions {
     pub longest: usize,
     /// Where the proxies run; `None`: as configured.
     pub placement: Option<Placement>,
+    /// As [`DecodeOptions::candidates`].
+    pub candidates: usize,
     /// As [`DecodeOptions::force_accept`].
     pub force_accept: Option<f64>,
 }
@@ -90,6 +92,8 @@ impl Models {
         let options = DecodeOptions {
             on_error: config.proxy_tuning.on_error,
             speculate: config.proxy_tuning.speculate,
+            control: config.proxy_tuning.control(),
+            candidates: run.candidates,
             force_accept: run.force_accept,
             skip_above: config.proxy_tuning.gate(),
         };
@@ -121,6 +125,7 @@ pub fn load_proxies(
     let tuning = &config.proxy_tuning;
     let rule = tuning.combine.rule()?;
     rule.check_alpha(tuning.alpha)?;
+    rule.check_cap(tuning.control().cap)?;
     let [read_tuned, read_untuned] = rule.reads();
     if !read_tuned && tuning.tuned_prompt.system.is_some() {
         let expected = "none: the tuned proxy is not read by the rule";

@@ -6,7 +6,7 @@ mod replay;
 
 use fake::{Fake, Reply, in_order};
 use proxytune::backend::llama::SamplerOptions;
-use proxytune::config::{Config, OnError, Speculate};
+use proxytune::config::{Config, Control, OnError, Speculate};
 use proxytune::host::blackbox::{Advisers, BlackBox, Finish, Ids, Job, Outcome, Prompt, Way, generate};
 use proxytune::host::openai::{Form, Key, Limits, OpenAi, Options};
 use proxytune::{Error, Result};
@@ -46,6 +46,7 @@ fn job(max_tokens: usize) -> Job {
         prompt: Prompt::Text("It is".into()),
         tuned_system: None,
         alpha: 0.01,
+        control: Control::default(),
         sampler: SamplerOptions::default(),
         max_tokens,
         stops: Vec::new(),

@@ -112,5 +112,6 @@ pub fn requests(config: Config, host: Host) -> proxytune::Result<(Requests, Sett
         background: runner.has_thread(),
     };
     let tokenize = move |text: &str| tuned.tokenize(text, true);
-    Ok((Requests::new(runner, tuning.alpha, tuning.on_error, tokenize), settings))
+    let requests = Requests::new(runner, tuning.alpha, tuning.on_error, tokenize);
+    Ok((requests.with_control(tuning.control()), settings))
 }

@@ -34,6 +34,7 @@ struct Row {
 pub fn run(args: &Check) -> Result<ExitCode> {
     let config = args.shared.config()?;
     args.shared.refuse_api()?;
+    args.shared.refuse_auto()?;
     let tuning = &config.proxy_tuning;
     let text = args.text.as_deref().map(eval::read_text).transpose()?;
     let host = open(&config.host.model, "--host")?;

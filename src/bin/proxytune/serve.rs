@@ -41,6 +41,7 @@ fn gateway(args: &Serve, config: &Config) -> Result<ExitCode> {
     let tuning = &config.proxy_tuning;
     let defaults = Defaults {
         alpha: tuning.alpha,
+        control: tuning.control(),
         tuned_system: None,
         way: args.api.way(),
         speculate: tuning.speculate,

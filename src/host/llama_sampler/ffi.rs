@@ -249,7 +249,7 @@ mod tests {
             let runner = Runner::new(Pair::new(proxy(1), proxy(2), Placement::InTurn)?)?;
             Ok(Running { background: true, runner, ends: vec![0] })
         };
-        Arc::new(Tuner::with(1.0, OnError::Host, Box::new(start)))
+        Arc::new(Tuner::with(1.0, Control::default(), OnError::Host, Box::new(start)))
     }
 
     /// A sampler, and the tokens that it was told of since its beginning.

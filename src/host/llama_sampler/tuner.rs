@@ -3,7 +3,7 @@
 use super::say;
 use crate::backend::llama::LlamaModel;
 use crate::combine::Rule;
-use crate::config::{Config, OnError};
+use crate::config::{Config, Control, OnError};
 use crate::error::{Error, Result};
 use crate::host::vocabulary;
 use crate::host::{HostShape, Proxies};
@@ -46,6 +46,7 @@ type Start = dyn Fn(Option<&Host>) -> Result<Running> + Send + Sync;
 /// host's vocabulary is known.
 pub struct Tuner {
     alpha: f32,
+    control: Control,
     on_error: OnError,
     start: Box<Start>,
     stage: Mutex<Stage>,
@@ -106,16 +107,22 @@ impl Tuner {
             say("tuned_prompt is not used here: all three models read the host's prompt");
         }
         let (alpha, on_error) = (config.proxy_tuning.alpha, config.proxy_tuning.on_error);
-        Ok(Self::with(alpha, on_error, Box::new(move |host| start(&proxies, host))))
+        let control = config.proxy_tuning.control();
+        Ok(Self::with(alpha, control, on_error, Box::new(move |host| start(&proxies, host))))
     }
 
     /// Of proxies from anywhere.
-    pub(super) fn with(alpha: f32, on_error: OnError, start: Box<Start>) -> Self {
+    pub(super) fn with(alpha: f32, control: Control, on_error: OnError, start: Box<Start>) -> Self {
         let (stage, failures, told) = (Mutex::new(Stage::Waiting), AtomicU64::new(0), Mutex::default());
-        Self { alpha, on_error, start, stage, failures, told }
+        Self { alpha, control, on_error, start, stage, failures, told }
     }
 
-    /// Weight of the shift.
+    /// Schedule and guards.
+    pub fn control(&self) -> Control {
+        self.control
+    }
+
+    /// The weight of the shift.
     pub fn alpha(&self) -> f32 {
         self.alpha
     }

@@ -5,7 +5,8 @@ mod picks;
 mod table;
 
 use crate::args::Format;
-use crate::args::eval::{Alpha, Eval};
+use crate::args::control::Alpha;
+use crate::args::eval::Eval;
 use crate::progress::{Progress, load};
 use output::{ReportFile, open_journal};
 use proxytune::config::Config;
@@ -60,7 +61,9 @@ impl Task {
 }
 
 pub fn run(args: &Eval) -> Result<ExitCode> {
-    let config = args.trio.config()?;
+    let mut config = args.trio.config()?;
+    args.control.lay_over(&mut config.proxy_tuning);
+    config.check()?;
     let task = Task::read(args)?;
     let calibration = calibration(args)?;
     let alphas = alphas(args, &config, &task)?;
@@ -201,6 +204,19 @@ fn evaluate(
             return Err(Error::invalid("--task", "choices by letter", "picks"));
         }
     };
+    if let Some(best) = report.metrics.first().and_then(Metric::best).filter(|_| args.report.is_some()) {
+        let starts = match task {
+            Task::Text(text) => eval::starts_of_text(text),
+            Task::Items(kind, items) => eval::starts_of_items(*kind, items),
+        };
+        report.heat = eval::heat(setup, &starts, &args.prompts()?, best.alpha, &mut listen)?;
+    }
+    let control = setup.config.proxy_tuning.control();
+    if control != Default::default() && task.shares_passes() {
+        report
+            .notes
+            .push("schedule, cap and guard are for generated texts: given ones are scored without".into());
+    }
     report.settings = settings(args, setup);
     let rule = setup.config.proxy_tuning.combine.rule()?;
     if !rule.is_offset() {
@@ -278,6 +294,14 @@ fn settings(args: &Eval, setup: &Setup) -> Vec<(String, String)> {
             add("windows", format!("{} tokens, side by side; the first of each is not scored", args.window))
         }
         None => args.generation_settings().into_iter().for_each(|(name, value)| add(name, value)),
+    }
+    let control = setup.config.proxy_tuning.control();
+    if !control.schedule.is_constant() {
+        add("schedule of alpha", control.schedule.to_string());
+    }
+    control.cap.into_iter().for_each(|cap| add("cap of the shift", format!("{cap} nats")));
+    if control.repetition_guard > 0 {
+        add("repetition guard", format!("{} times", control.repetition_guard));
     }
     if let Some(path) = &args.calibrate {
         add("calibrated on", path.display().to_string());

@@ -130,6 +130,7 @@ fn header(args: &Eval, config: &Config, task: &Task) -> Result<Value> {
         "models": models.map(|path| path.map(identity)),
         "settings": args.settings()?,
         "combine": tuning.combine.options()?,
+        "control": format!("{:?}", tuning.control()),
         "context": [config.host.ctx, tuning.ctx],
         "skip_above": tuning.skip_above,
         "tuned_prompt": [Some(&tuning.tuned_prompt.template), tuning.tuned_prompt.system.as_ref()],

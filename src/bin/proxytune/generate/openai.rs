@@ -74,6 +74,7 @@ fn job(args: &Generate, config: &Config) -> Result<Job> {
         prompt,
         tuned_system: args.prompt.tuned_system.clone(),
         alpha: config.proxy_tuning.alpha,
+        control: config.proxy_tuning.control(),
         sampler: args.sampling.options()?,
         max_tokens: args.max_tokens,
         stops: args.stop.clone(),
