@@ -176,7 +176,13 @@ impl Toys {
             Toy::new(capabilities, seed)
         };
         // With the host's own seed for a proxy, drafts are neither always right nor always wrong.
-        Self { host: toy(1), tuned: toy(1), untuned: toy(3), rule: RuleName::ProxyTuning, control: Control::default() }
+        Self {
+            host: toy(1),
+            tuned: toy(1),
+            untuned: toy(3),
+            rule: RuleName::ProxyTuning,
+            control: Control::default(),
+        }
     }
 
     /// The same under another rule, with proxies that are no copies of the host.

@@ -199,6 +199,7 @@ mod tests {
     #![cfg(any(miri, feature = "llama"))]
 
     use super::super::tuner::Running;
+    use crate::combine::Control;
     use super::*;
     use crate::backend::{Capabilities, toy::Toy};
     use crate::config::OnError;

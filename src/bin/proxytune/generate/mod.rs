@@ -188,8 +188,8 @@ fn decode(engine: &dyn Engine, job: Job, show: Show, explain: bool, alone: bool)
 }
 
 /// What is done to the host, in words.
-fn how(config: &Config) -> Result<String> {
-    let (alpha, rule) = (config.proxy_tuning.alpha, config.proxy_tuning.combine.rule()?);
+fn how(config: &Config, alpha: f32) -> Result<String> {
+    let rule = config.proxy_tuning.combine.rule()?;
     Ok(if rule.is_offset() {
         format!("The host, proxy-tuned with alpha {alpha}")
     } else {
