@@ -50,6 +50,9 @@ fn with_added(count: usize) -> Vec<Place> {
     places
 }
 
+/// Where the tokens of an altered vocabulary of so many come from.
+type Alter = fn(usize) -> Vec<Place>;
+
 /// An altered trio in a folder.
 struct Altered {
     folder: TempDir,
@@ -60,7 +63,7 @@ struct Altered {
 
 impl Altered {
     /// `alter` makes a model's vocabulary from the number of its tokens; `None` leaves it.
-    fn new(alter: [Option<fn(usize) -> Vec<Place>>; 3]) -> Self {
+    fn new(alter: [Option<Alter>; 3]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (mut config, mut ids) = (fixture_config(), [None, None, None]);
         let tuning = &mut config.proxy_tuning;

@@ -67,7 +67,7 @@ impl Pair {
     /// proxy-tuning. Rows are over their proxy's own vocabulary; `scratch` is used where the vocabularies differ.
     ///
     /// # Errors
-    /// [`Error::Shape`] when a row has the wrong length; `host` is untouched then.
+    /// [`Error::Shape`](crate::Error::Shape) when a row has the wrong length; `host` is untouched then.
     pub fn shift(
         &self,
         host: &mut [f32],

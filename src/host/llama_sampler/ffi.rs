@@ -192,16 +192,15 @@ fn set_last_error(error: impl ToString) {
     LAST_ERROR.set(CString::new(error.to_string().replace('\0', " ")).unwrap_or_default());
 }
 
-#[cfg(test)]
+#[cfg(all(test, any(miri, feature = "llama")))]
 mod tests {
     //! Calls in any order, as llama.cpp makes them, over proxies without a model. Miri runs this too: there the engine is what
     //! stands in [`engine`].
-    #![cfg(any(miri, feature = "llama"))]
 
     use super::super::tuner::Running;
-    use crate::combine::Control;
     use super::*;
     use crate::backend::{Capabilities, toy::Toy};
+    use crate::combine::Control;
     use crate::config::OnError;
     use crate::pair::{CachedModel, Pair, Placement, Proxy, Runner};
     use crate::vocab::TokenMap;
