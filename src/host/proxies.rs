@@ -1,7 +1,7 @@
 //! The proxies of one configuration, for a host that runs in an engine of its own.
 
-use crate::backend::llama::LlamaModel;
-use crate::config::Config;
+use crate::backend::llama::{LlamaModel, ThreadPool};
+use crate::config::{self, Config};
 use crate::decode::{NAMES, RunOptions, load_proxies, pair, token_map};
 use crate::error::Result;
 use crate::pair::{Pair, Placement, Runner};
@@ -21,6 +21,9 @@ pub struct HostShape {
     pub sequences: usize,
     /// Threads that it computes on; 0: not known.
     pub threads: usize,
+    /// Whether passes in turn find the host's own threads awake, as OpenMP's are for all of llama.cpp in a process.
+    /// Elsewhere waking them costs a small proxy more than they bring, and slows down the host.
+    pub lends_threads: bool,
 }
 
 /// Both proxies of a configuration, their weights in memory.
@@ -80,7 +83,12 @@ impl Proxies {
         };
         let [tuned, untuned] = self.models.clone();
         let [tuned_map, untuned_map] = self.maps(&host.vocabulary)?;
-        pair(&[(tuned, tuned_map), (untuned, untuned_map)], &config, run, None)
+        let tuning = &config.proxy_tuning;
+        let threads = known(tuning.threads, std::thread::available_parallelism().map_or(1, usize::from));
+        let in_turn =
+            host.lends_threads && tuning.placement == config::Placement::Auto && tuning.gpu_layers == 0;
+        let pool = (in_turn && threads > 1).then(|| ThreadPool::new(threads, 0)).transpose()?;
+        pair(&[(tuned, tuned_map), (untuned, untuned_map)], &config, run, pool.map(Arc::new))
     }
 
     /// [`pair`](Self::pair) behind a runner, which has a thread of its own where the proxies can work while the host

@@ -206,7 +206,8 @@ fn start(proxies: &Proxies, host: Option<&Host>) -> Result<Running> {
         (None, None) => &proxies.models()[1],
     };
     let (context, sequences, threads) = host.map_or((0, 0, 0), |h| (h.context, h.sequences, h.threads));
-    let shape = HostShape { vocabulary: model.vocabulary(), context, sequences, threads };
+    let vocabulary = model.vocabulary();
+    let shape = HostShape { vocabulary, context, sequences, threads, lends_threads: true };
     let runner = proxies.runner(&shape)?;
     let shortest = runner.context()[0].min(runner.context()[1]);
     if context > shortest {
