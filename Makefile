@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help demo test audit test-core test-mistralrs test-openai test-orders test-serve test-cpp test-python test-plugin test-vllm \
-    bench bench-vllm build install lint doc plugin install-deps target-dir
+    bench bench-peers bench-plugin bench-vllm build install lint load miri doc plugin install-deps target-dir
 
 # Outside the working tree, so that it outlives a fresh checkout. One already set is kept.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/proxytune-target
@@ -29,7 +29,7 @@ demo: build ## Build, check the tiny trio, show the host alone and proxy-tuned
 	@scripts/demo.sh $(PROXYTUNE) $(TRIO)
 
 # The sanitizers, llama-server and vLLM have targets of their own: test-cpp, test-openai, test-plugin, test-vllm.
-test: lint doc audit test-core test-mistralrs test-serve test-python ## All that must hold before a change is taken (the first time about 40 minutes on two cores)
+test: lint doc audit test-core test-orders test-mistralrs test-serve test-python ## All that must hold before a change is taken (the first time about 40 minutes on two cores)
 	@CHECKS="plain install" scripts/test-cpp.sh
 
 test-core: install-deps target-dir ## The tests that need no engine but llama.cpp
@@ -39,9 +39,18 @@ test-mistralrs: install-deps target-dir ## The plugin in mistral.rs
 	cargo test --release $(ALL_FLAGS) --test mistralrs
 
 bench: build ## Micro-benchmarks, then tokens/s of the tiny trio against its floor, as a table and as a picture
-	cargo bench $(CARGO_FLAGS) --bench '*' -- --warm-up-time 1 --measurement-time 2
+	cargo bench $(CARGO_FLAGS) --bench '*' -- --warm-up-time 1 --measurement-time 2 | tee $(CARGO_TARGET_DIR)/bench-micro.txt
+	cargo bench --locked -p proxytune-cpp --features bench --bench ffi -- --warm-up-time 1 --measurement-time 2 | tee -a $(CARGO_TARGET_DIR)/bench-micro.txt
 	$(PROXYTUNE) bench $(TRIO) --prompt-file models/demo-prompts.txt --alpha 0.5 --svg $(CARGO_TARGET_DIR)/bench.svg | tee $(CARGO_TARGET_DIR)/bench.txt
-	@echo "$(CARGO_TARGET_DIR)/bench.txt $(CARGO_TARGET_DIR)/bench.svg"
+	@echo "$(CARGO_TARGET_DIR)/bench-micro.txt $(CARGO_TARGET_DIR)/bench.txt $(CARGO_TARGET_DIR)/bench.svg"
+
+PEERS_DIR ?= $(HOME)/.cache/proxytune-peers
+# Flags such as --trio shipped --rounds 2.
+PEERS ?=
+
+bench-peers: build ## transformers, llama.cpp and mistral.rs beside proxytune, on three trios (installs torch once; FEATURES=serve for mistral.rs)
+	@scripts/venv.sh "$(PEERS_DIR)/venv" benches/peers/requirements.txt
+	"$(PEERS_DIR)/venv/bin/python" benches/peers "$(PROXYTUNE)" --models "$(PEERS_DIR)/models" $(PEERS)
 
 build: install-deps target-dir ## Build the release binary
 	cargo build --release $(CARGO_FLAGS)
@@ -59,7 +68,7 @@ LLAMA_DIR ?=
 PLUGIN_TARGET_DIR := $(or $(PLUGIN_TARGET_DIR),$(CARGO_TARGET_DIR)-plugin)
 export PLUGIN_TARGET_DIR
 PLUGIN := $(PLUGIN_TARGET_DIR)/release/libproxytune_llama.so
-plugin test-plugin: export CARGO_TARGET_DIR := $(PLUGIN_TARGET_DIR)
+plugin test-plugin bench-plugin: export CARGO_TARGET_DIR := $(PLUGIN_TARGET_DIR)
 
 plugin: install-deps ## The plugin for llama.cpp programs: make plugin LLAMA_DIR=<source tree or install prefix>
 	@scripts/target-dir.sh "$(PLUGIN_TARGET_DIR)"
@@ -73,6 +82,13 @@ test-plugin: ## The plugin in an unmodified llama-server, which is built once (a
 test-orders: ## The runner in many orders of events; SHUTTLE_ITERATIONS asks for more
 	RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)-orders" \
 	    cargo test --release --locked --no-default-features --test interleavings
+
+miri: install-deps ## What needs no engine under Miri, where rustup has it: combination, planner, pair, runner, C and C++ interfaces
+	@scripts/miri.sh
+
+load: install-deps target-dir ## Many clients against serve and llama-server, beside their engines alone; MINUTES=1 to try, 20 by default
+	@$(MAKE) plugin LLAMA_DIR="$$(scripts/llama-server.sh --source)"
+	@PLUGIN="$(PLUGIN)" scripts/load.sh
 
 test-serve: install-deps target-dir ## The server, by the official openai client; compiles mistral.rs (about 18 minutes on two cores)
 	@scripts/test-serve.sh
@@ -98,6 +114,11 @@ test-python: install-deps target-dir ## The Python package by itself, installed 
 
 test-vllm: install-deps target-dir ## The Python package in vLLM, transformers and llama-cpp-python (installs them once: several GB)
 	@scripts/test-vllm.sh
+
+# MODELS="HOST TUNED UNTUNED": GGUF files instead of the tiny trio.
+bench-plugin: ## llama-server alone and with the plugin, with and without drafts, against the floor
+	@scripts/target-dir.sh "$(PLUGIN_TARGET_DIR)"
+	@scripts/bench-plugin.sh $(MAKE) $(MODELS)
 
 bench-vllm: install-deps target-dir ## Tokens/s of vLLM alone, with a naive processor and with ours, against the floor
 	@scripts/test-vllm.sh --bench

@@ -3,6 +3,7 @@
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rustc-check-cfg=cfg(llama_use_mmap)");
+    println!("cargo:rustc-check-cfg=cfg(llama_without_adapters)");
     #[cfg(feature = "llama-system")]
     system::generate();
 }
@@ -19,6 +20,9 @@ mod system {
 
     /// Where the engine is called from. A function that is not called there is not asked for.
     const SOURCES: [&str; 2] = ["src/backend/llama", "src/host/llama_sampler"];
+
+    /// What LoRA adapters need, and nothing else does.
+    const ADAPTERS: [&str; 3] = ["llama_adapter_lora_init", "llama_set_adapters_lora", "gguf_get_tensor_ne"];
 
     pub fn generate() {
         let bindings = bindings(&include_dirs());
@@ -42,7 +46,12 @@ mod system {
             }
         }
         let known: BTreeSet<String> = found.iter().map(|f| f.sig.ident.to_string()).collect();
-        let missing: Vec<_> = wanted.difference(&known).map(String::as_str).collect();
+        let mut missing: Vec<_> = wanted.difference(&known).map(String::as_str).collect();
+        if ADAPTERS.iter().any(|name| missing.contains(name)) {
+            println!("cargo:rustc-cfg=llama_without_adapters");
+            missing.retain(|name| !ADAPTERS.contains(name));
+            found.retain(|f| !ADAPTERS.iter().any(|name| f.sig.ident == name));
+        }
         if !missing.is_empty() {
             panic!("this llama.h is too old or too new: it does not declare {}", missing.join(", "));
         }

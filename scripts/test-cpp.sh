@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # test-cpp.sh: builds the C++ library, runs its tests plainly and under sanitizers, and links programs against what was
-# installed, from an empty folder. CHECKS names some of plain, address, thread, install and cargo; default: all.
+# installed, from an empty folder. CHECKS names some of plain, address, thread, faults, install and cargo; default: all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 repository=$PWD
@@ -55,6 +55,15 @@ check_thread() {
     say "tests under ThreadSanitizer"
     build thread -DPROXYTUNE_SANITIZE=thread -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1
     TSAN_OPTIONS="halt_on_error=1 suppressions=$repository/bindings/cpp/tests/thread.supp" "$builds/thread/tests/tests"
+}
+
+# A core whose proxies fail on command, under the sanitizers; leaks are those of passes that hang. Freed memory is not held back for
+# long, since the tests look at how much there is.
+check_faults() {
+    say "proxies that fail, hang and are slow"
+    build faults -DPROXYTUNE_FEATURES=fault-injection -DPROXYTUNE_SANITIZE=address,undefined \
+        -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1
+    UBSAN_OPTIONS=halt_on_error=1 ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=1 "$builds/faults/tests/faults"
 }
 
 check_install() {
@@ -120,6 +129,6 @@ check_cargo() {
     cargo bench --locked -p proxytune-cpp --features bench --bench ffi -- --test
 }
 
-for check in ${CHECKS:-plain install address thread cargo}; do
+for check in ${CHECKS:-plain install address thread faults cargo}; do
     "check_$check"
 done

@@ -7,7 +7,11 @@ venv=${PROXYTUNE_CACHE_DIR:-$HOME/.cache/proxytune-serve}/venv
 scripts/venv.sh "$venv" tests/serve/requirements.txt
 SMOLLM2=$(scripts/smollm2.sh)
 export SMOLLM2
+release=$CARGO_TARGET_DIR/release
+# Its proxies fail on command, for tests/serve/test_faults.py.
+cargo build --release --locked --features serve,fault-injection
+cp "$release/proxytune" "$release/proxytune-faults"
 cargo build --release --locked --features serve
-export PROXYTUNE=$CARGO_TARGET_DIR/release/proxytune
+export PROXYTUNE=$release/proxytune PROXYTUNE_FAULTS=$release/proxytune-faults
 # shellcheck disable=SC2086
 exec "$venv/bin/python" -m pytest -q -p no:cacheprovider tests/serve ${TESTS:-}

@@ -7,6 +7,7 @@ The floor is what a step of vLLM alone and a bare pass of each proxy take one af
 
 import os
 import random
+import statistics
 import sys
 import tempfile
 import time
@@ -26,7 +27,7 @@ BATCHES = (1, 16)
 
 
 def tokens_per_second(server, requests):
-    """The best of a few rounds, each of `requests` prompts that no cache has seen."""
+    """The median of a few rounds, each of `requests` prompts that no cache has seen; a first one warms up."""
     api = openai.OpenAI(base_url=server.url("/v1"), api_key="none", timeout=600)
     order = random.Random(requests)
 
@@ -34,14 +35,14 @@ def tokens_per_second(server, requests):
         extra = {"ignore_eos": True}
         api.completions.create(model="host", prompt=prompt, max_tokens=TOKENS, temperature=0, extra_body=extra)
 
-    best = 0.0
+    rates = []
     with ThreadPoolExecutor(requests) as pool:
-        for _ in range(ROUNDS):
+        for _ in range(1 + ROUNDS):
             prompts = [[order.randrange(10, 4000) for _ in range(PROMPT)] for _ in range(requests)]
             begin = time.perf_counter()
             list(pool.map(complete, prompts))
-            best = max(best, requests * TOKENS / (time.perf_counter() - begin))
-    return best
+            rates.append(requests * TOKENS / (time.perf_counter() - begin))
+    return statistics.median(rates[1:])
 
 
 def measure(checkpoint, processor, config, environment=None):

@@ -10,7 +10,9 @@
 //! - a shift of exactly zero leaves the host's bits untouched, so `alpha = 0` and `tuned = untuned` are identities.
 
 mod contrastive;
+mod control;
 mod distributions;
+mod limit;
 mod mixture;
 mod network;
 mod options;
@@ -18,7 +20,9 @@ mod rule;
 mod softmax;
 
 pub use contrastive::{Amateur, Contrastive};
+pub use control::{Control, Schedule};
 pub use distributions::{Distributions, Softmax};
+pub use limit::shift_by_within;
 pub use mixture::{Mixture, Weight};
 pub use network::{Features, Network, sigmoid};
 pub use options::{RuleName, RuleOptions};
@@ -39,7 +43,7 @@ pub struct Shift {
 }
 
 /// A format of host logits.
-pub trait Logit: Copy + Send + Sync + 'static {
+pub trait Logit: Copy + Into<f32> + Send + Sync + 'static {
     /// Adds one value a logit, by the rules of the [module](self), and counts those ignored.
     #[doc(hidden)]
     fn add(row: &mut [Self], delta: impl Delta) -> usize;

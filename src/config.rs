@@ -4,6 +4,7 @@ mod combine;
 mod file;
 mod server;
 
+pub use crate::combine::{Control, Schedule};
 pub use combine::Combine;
 pub use file::read_toml;
 pub use server::Server;
@@ -45,12 +46,20 @@ pub struct Host {
 pub struct ProxyTuning {
     /// GGUF file of the tuned proxy.
     pub tuned: Option<PathBuf>,
+    /// GGUF file of a LoRA adapter that makes the tuned proxy of the untuned one, in place of `tuned`.
+    pub tuned_lora: Option<PathBuf>,
     /// GGUF file of the untuned proxy.
     pub untuned: Option<PathBuf>,
     /// Weight of the shift; negative turns it round.
     pub alpha: f32,
     /// How host and proxies are combined.
     pub combine: Combine,
+    /// How that weight goes with the number of tokens generated.
+    pub alpha_schedule: Schedule,
+    /// The most that a token may gain or lose against the host's most likely one, in nats; 0: no cap.
+    pub shift_cap: f32,
+    /// Times that a run of tokens may stand at the text's end before the shift is left out; 0: no guard.
+    pub repetition_guard: u32,
     /// Whether the tuned proxy drafts for the host.
     pub speculate: Speculate,
     /// What happens to a request whose proxies fail.
@@ -69,6 +78,8 @@ pub struct ProxyTuning {
     pub gpu_layers: i32,
     /// The proxies' accelerator by llama.cpp's name.
     pub device: Option<String>,
+    /// The proxies' pass is left out where the host's most likely token has a probability above this; 1: never.
+    pub skip_above: f32,
     /// What the tuned proxy reads for a prompt.
     pub tuned_prompt: TunedPrompt,
 }
@@ -77,9 +88,13 @@ impl Default for ProxyTuning {
     fn default() -> Self {
         Self {
             tuned: None,
+            tuned_lora: None,
             untuned: None,
             alpha: 1.0,
             combine: Combine::default(),
+            alpha_schedule: Schedule::default(),
+            shift_cap: 0.0,
+            repetition_guard: 0,
             speculate: Speculate::Auto,
             on_error: OnError::Host,
             proxy_timeout: 0.0,
@@ -89,12 +104,29 @@ impl Default for ProxyTuning {
             placement: Placement::Auto,
             gpu_layers: 0,
             device: None,
+            skip_above: 1.0,
             tuned_prompt: TunedPrompt::default(),
         }
     }
 }
 
 impl ProxyTuning {
+    /// The file that the tuned proxy is made by: a whole model, or an adapter.
+    pub fn tuned_file(&self) -> Option<&Path> {
+        self.tuned.as_deref().or(self.tuned_lora.as_deref())
+    }
+
+    /// `skip_above`; `None` for never.
+    pub fn gate(&self) -> Option<f32> {
+        (self.skip_above < 1.0).then_some(self.skip_above)
+    }
+
+    /// Schedule and guards.
+    pub fn control(&self) -> Control {
+        let cap = (self.shift_cap != 0.0).then_some(self.shift_cap);
+        Control { schedule: self.alpha_schedule, cap, repetition_guard: self.repetition_guard }
+    }
+
     /// `proxy_timeout` as a time; `None` for none.
     pub fn time_limit(&self) -> Option<Duration> {
         Duration::try_from_secs_f64(self.proxy_timeout).ok().filter(|limit| !limit.is_zero())
@@ -200,11 +232,20 @@ impl Config {
     /// [`Error::Invalid`] that names the flag or key.
     pub fn check(&self) -> Result<()> {
         let tuning = &self.proxy_tuning;
+        if let (Some(tuned), Some(_)) = (&tuning.tuned, &tuning.tuned_lora) {
+            let expected = "either a tuned proxy or, with tuned_lora, an adapter over the untuned one";
+            return Err(Error::invalid("tuned", tuned.display(), expected));
+        }
         check_alpha(tuning.alpha)?;
+        tuning.control().check()?;
         let seconds = tuning.proxy_timeout;
         if seconds != 0.0 && !(0.001..=86400.0).contains(&seconds) {
             let expected = "seconds from 0.001 to 86400, or 0 for no limit";
             return Err(Error::invalid("--proxy-timeout", seconds, expected));
+        }
+        if !(tuning.skip_above > 0.0 && tuning.skip_above <= 1.0) {
+            let expected = "a probability above 0 and at most 1, which is never";
+            return Err(Error::invalid("--skip-above", tuning.skip_above, expected));
         }
         if !(1..=256).contains(&tuning.slots) {
             return Err(Error::invalid("slots", tuning.slots, "1 to 256"));
@@ -279,6 +320,16 @@ mod tests {
         assert_eq!(read("'off'").unwrap().proxy_tuning.speculate, Speculate::Off);
         assert!(read("17").unwrap_err().0.contains("got 17, expected off, auto"));
         assert!("0".parse::<Speculate>().is_err() && "auto".parse::<Speculate>().is_ok());
+    }
+
+    #[test]
+    fn the_tuned_proxy_is_a_model_or_an_adapter() {
+        let read = |text: &str| parse(&format!("[proxy_tuning]\n{text}")).unwrap();
+        let adapter = read("tuned_lora = 'a.gguf'");
+        assert_eq!(adapter.proxy_tuning.tuned_file(), Some(Path::new("a.gguf")));
+        adapter.check().unwrap();
+        let both = read("tuned_lora = 'a.gguf'\ntuned = 't.gguf'").check().unwrap_err().to_string();
+        assert!(both.contains("got t.gguf, expected either"), "{both}");
     }
 
     #[test]

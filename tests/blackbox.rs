@@ -5,11 +5,13 @@ mod common;
 
 use common::{Case, cases, fixture_config, models, take_turns};
 use proxytune::backend::llama::{LlamaModel, SamplerOptions};
-use proxytune::config::{OnError, Speculate};
+use proxytune::config::{Control, OnError, Speculate};
+use proxytune::decode::RunOptions;
 use proxytune::host::blackbox::{
     Advisers, Ask, BlackBox, Choosing, Draft, Finish, Ids, Job, Local, Offers, Outcome, Prompt, Way, Written,
     choose, generate, weigh,
 };
+use proxytune::pair::History;
 use proxytune::{Error, Result};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -51,6 +53,7 @@ fn job(case: &Case, way: Way, speculate: Speculate) -> Job {
         prompt: Prompt::Text(case.prompt.clone()),
         tuned_system: None,
         alpha: case.alpha,
+        control: Control::default(),
         sampler: SamplerOptions::default(),
         max_tokens: TOKENS,
         stops: Vec::new(),
@@ -130,7 +133,7 @@ fn where_the_winner_is_visible_it_wins_and_what_is_called_certain_is() {
                 let weighed = block(async {
                     let seen = host.write(ask).await?.next().await?.unwrap();
                     let advice = session.advise().await?;
-                    weigh(seen, Some((&session, &advice)), case.alpha, true).await
+                    weigh(seen, Some((&session, &advice)), case.alpha.into(), true).await
                 })
                 .unwrap();
                 let wins = weighed.candidates[weighed.top].id == Some(token);
@@ -184,6 +187,45 @@ fn sampled_text_is_fixed_by_its_seed_whoever_drafts() {
     assert!(texts.iter().all(|text| *text == texts[0]), "{texts:?}");
     let greedy = bench.run(&bench.local(20, |_| {}), job(case, Way::Reweigh, Speculate::Off)).unwrap().text;
     assert_ne!(texts[0], greedy);
+}
+
+/// The oracle of whole rows under the same schedule and guards.
+#[test]
+fn schedule_and_cap_give_the_same_text_from_visible_tokens_as_from_whole_rows() {
+    let _turn = take_turns();
+    let bench = Bench::new();
+    let case = &plain(&bench.host)[1];
+    let mut seen = Vec::new();
+    for (schedule, cap) in [("stop:4", None), ("warm-up:6,decay:12", None), ("constant", Some(1.5))] {
+        let control = Control { schedule: schedule.parse().unwrap(), cap, ..Control::default() };
+        let host = bench.local(200, |_| {});
+        let outcome =
+            bench.run(&host, Job { control, alpha: 2.0, ..job(case, Way::Reweigh, Speculate::Off) }).unwrap();
+        assert_eq!(outcome.stats.unshifted, 0, "{schedule}");
+        let mut config = fixture_config();
+        config.proxy_tuning.alpha_schedule = control.schedule;
+        config.proxy_tuning.shift_cap = cap.unwrap_or(0.0);
+        let run = RunOptions { sequences: 1, longest: 512, ..RunOptions::default() };
+        let whole = proxytune::decode::Job {
+            history: History::new(case.prompt_tokens.clone(), None),
+            alpha: 2.0,
+            sampler: SamplerOptions::default(),
+            max_tokens: TOKENS,
+            stops: vec![],
+            control: false,
+            ignore_end: false,
+        };
+        let mut decoder = models(&config, false).decoder(&config, run).unwrap();
+        let whole = decoder.generate(vec![whole], false, &mut |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!(outcome.text, whole[0].text, "{schedule} {cap:?}");
+        seen.push(outcome.text);
+    }
+    seen.dedup();
+    assert_eq!(seen.len(), 3, "the settings make no difference: {seen:?}");
+    let control = Control { cap: Some(1.0), ..Control::default() };
+    let host = bench.local(20, |_| {});
+    let error = bench.run(&host, Job { control, ..job(case, Way::Bias, Speculate::Off) }).unwrap_err();
+    assert!(error.to_string().contains("--shift-cap"), "{error}");
 }
 
 #[test]

@@ -73,7 +73,7 @@ fn json_holds_the_oracles_tokens_and_every_documented_field() {
     }
     for position in out["positions"].as_array().unwrap() {
         assert_eq!(position["token"], position["top"], "greedy");
-        for field in ["p_host", "p", "p_tuned", "p_untuned"] {
+        for field in ["p_host", "p", "p_tuned", "p_untuned", "change"] {
             assert!((0.0..=1.0).contains(&position[field].as_f64().unwrap()), "{field}");
         }
     }
@@ -252,6 +252,97 @@ fn a_host_behind_an_api_needs_its_flags_and_excludes_what_needs_its_file() {
 }
 
 #[test]
+fn explain_tells_the_likeliest_tokens_before_and_after_and_who_moved_them() {
+    let _turn = take_turns();
+    let prompt = ["--prompt", "import os", "--max-tokens", "12"];
+    let flags = [&prompt[..], &["--format", "json", "--explain", "--explain-top", "3"]].concat();
+    let out = json(&with_trio("generate", &flags));
+    let mut movers = std::collections::BTreeSet::new();
+    for position in out["positions"].as_array().unwrap() {
+        let candidates = position["candidates"].as_array().unwrap();
+        assert!((3..=6).contains(&candidates.len()), "{position}");
+        assert_eq!(candidates[0]["token"], position["top"]);
+        assert_eq!(candidates[0]["p"], position["p"]);
+        let number = |c: &Value, field: &str| c[field].as_f64().unwrap();
+        assert!(candidates.windows(2).take(2).all(|c| number(&c[0], "p") >= number(&c[1], "p")));
+        assert!(candidates.iter().any(|c| c["token"] == position["host_top"]));
+        for c in candidates {
+            // h * t / u up to one factor for all: whoever is moved against the first is moved by the proxies.
+            let ratio = |c: &Value| {
+                number(c, "p") * number(c, "p_untuned") / number(c, "p_host") / number(c, "p_tuned")
+            };
+            assert!((ratio(c) / ratio(&candidates[0]) - 1.0).abs() < 1e-2, "{c}");
+            movers.extend(c["moved_by"].as_str().map(String::from));
+        }
+    }
+    assert!(movers.iter().all(|m| m == "tuned" || m == "untuned") && !movers.is_empty(), "{movers:?}");
+    let table = [&prompt[..], &["--explain", "--explain-top", "2"]].concat();
+    proxytune(&with_trio("generate", &table))
+        .assert()
+        .success()
+        .stdout(contains("% of the choice").and(contains(" -> ")).and(contains("by the tuned proxy")))
+        .stderr(contains("how much the shift changed the choice"));
+    refuses(
+        &with_trio("generate", &[&prompt[..], &["--explain", "--explain-top", "21"]].concat()),
+        &["--explain-top", "20"],
+    );
+}
+
+#[test]
+fn schedules_and_guards_are_flags_and_keys() {
+    let _turn = take_turns();
+    let prompt = ["--prompt", "import os", "--max-tokens", "12", "--format", "json"];
+    let with = |more: &[&str]| json(&with_trio("generate", &[&prompt[..], more].concat()));
+    let (plain, stopped) = (with(&[]), with(&["--alpha-schedule", "stop:3"]));
+    assert_eq!(plain["stats"]["left_to_host"], 0);
+    let tokens = stopped["tokens"].as_array().unwrap();
+    assert_eq!(stopped["stats"]["left_to_host"], tokens.len() - 3);
+    assert_eq!(tokens[..3], plain["tokens"].as_array().unwrap()[..3]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let text = "[proxy_tuning]\nalpha_schedule = 'stop:3'\nshift_cap = 50.0\nrepetition_guard = 4\n";
+    std::fs::write(file.path(), text).unwrap();
+    let config = ["--config", file.path().to_str().unwrap()];
+    assert_eq!(with(&config)["tokens"], stopped["tokens"]);
+    assert_eq!(with(&[&config[..], &["--alpha-schedule", "constant"]].concat())["tokens"], plain["tokens"]);
+    assert_ne!(with(&["--shift-cap", "0.5", "--alpha", "2"])["tokens"], with(&["--alpha", "2"])["tokens"]);
+    for (flag, value, expected) in [
+        ("--alpha-schedule", "cosine:3", "warm-up:N"),
+        ("--shift-cap", "-1", "0 for no cap"),
+        ("--repetition-guard", "1", "0 for no guard"),
+    ] {
+        refuses(&with_trio("generate", &["--prompt", "x", flag, value]), &[flag, expected]);
+    }
+    std::fs::write(file.path(), "[proxy_tuning]\nalpha_schedule = 'often'\n").unwrap();
+    refuses(&with_trio("generate", &["--prompt", "x", config[0], config[1]]), &["line 2", "warm-up:N"]);
+}
+
+#[test]
+fn alpha_auto_is_the_best_on_the_calibration_text() {
+    let _turn = take_turns();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let code = std::fs::read_to_string(path("models/calibration-code.txt")).unwrap();
+    std::fs::write(file.path(), code.chars().take(4000).collect::<String>()).unwrap();
+    let text = file.path().to_str().unwrap();
+    let auto = ["--alpha", "auto", "--calibrate", text];
+    let flags = ["--prompt", "import os", "--max-tokens", "8", "--format", "json"];
+    let out = json(&with_trio("generate", &[&flags[..], &auto].concat()));
+    let scored = json(&with_trio(
+        "eval",
+        &["--text", text, "--alpha", "auto", "--calibrate", text, "--format", "json"],
+    ));
+    assert_eq!(out["alpha"], scored["best_alpha"]);
+    let by_hand = out["alpha"].to_string();
+    let same = json(&with_trio("generate", &[&flags[..], &["--alpha", &by_hand]].concat()));
+    assert_eq!(out["tokens"], same["tokens"]);
+    refuses(&with_trio("generate", &["--prompt", "x", "--alpha", "auto"]), &["--alpha", "--calibrate"]);
+    refuses(
+        &with_trio("generate", &["--prompt", "x", "--calibrate", text]),
+        &["--calibrate", "--alpha auto"],
+    );
+    refuses(&with_trio("check", &["--alpha", "auto"]), &["--alpha", "a number"]);
+}
+
+#[test]
 fn a_negative_alpha_turns_the_shift_round() {
     let _turn = take_turns();
     let with_alpha = |alpha: &str| {
@@ -319,4 +410,42 @@ fn an_interrupt_ends_it_cleanly() {
     assert_eq!(status.code(), Some(130));
     assert!(output.stdout.is_empty(), "nothing half-written");
     assert_eq!(String::from_utf8_lossy(&output.stderr).trim(), "interrupted");
+}
+
+/// What a program ends with whose outputs go to these.
+#[cfg(target_os = "linux")]
+fn end_of(args: &[&str], stdout: std::process::Stdio, stderr: std::process::Stdio) -> std::process::Output {
+    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("proxytune"))
+        .current_dir(path(""))
+        .args(args)
+        .stdout(stdout)
+        .stderr(stderr)
+        .spawn()
+        .unwrap();
+    // A reader who has gone away, where it is a pipe.
+    drop(child.stdout.take());
+    child.wait_with_output().unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_an_error_for_results_and_nothing_for_notes() {
+    use std::process::Stdio;
+    let full = || Stdio::from(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let generate = with_trio("generate", &["--prompt", "import os", "--max-tokens", "4"]);
+    let json = [&generate[..], &["--format", "json"]].concat();
+    let _turn = take_turns();
+    for args in [&with_trio("check", &[]), &generate, &json] {
+        let ended = end_of(args, full(), Stdio::piped());
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(2), "{said}");
+        assert!(said.contains("No space left on device") && !said.contains("panicked"), "{said}");
+
+        let ended = end_of(args, Stdio::piped(), Stdio::piped());
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success() && !said.contains("panicked"), "{said}");
+
+        let ended = end_of(args, Stdio::null(), full());
+        assert!(ended.status.success(), "{args:?}");
+    }
 }

@@ -5,7 +5,7 @@ mod common;
 
 use common::{Case, cases, fixture_config, models, take_turns};
 use proxytune::backend::llama::SamplerOptions;
-use proxytune::config::{Config, OnError};
+use proxytune::config::{Config, OnError, Speculate};
 use proxytune::decode::{Event, Finish, Job, Outcome, RunOptions};
 use std::ops::ControlFlow;
 
@@ -33,6 +33,50 @@ fn decode(config: &Config, jobs: Vec<Job>) -> (Vec<Outcome>, Vec<String>) {
         ControlFlow::Continue(())
     });
     (outcomes.unwrap(), streamed)
+}
+
+#[test]
+fn a_gate_leaves_sure_positions_to_the_host_and_counts_what_it_got_wrong() {
+    let _turn = take_turns();
+    let cases: Vec<Case> = cases().into_iter().filter(|c| c.alpha != 0.0).collect();
+    let run = |skip_above, speculate, explain| {
+        let mut config = fixture_config();
+        (config.proxy_tuning.skip_above, config.proxy_tuning.speculate) = (skip_above, speculate);
+        let run = RunOptions { sequences: cases.len(), longest: 512, ..RunOptions::default() };
+        let mut decoder = models(&config, false).decoder(&config, run).unwrap();
+        let jobs = cases.iter().map(|case| job(case, &[])).collect();
+        decoder.generate(jobs, explain, &mut |_| ControlFlow::Continue(())).unwrap()
+    };
+    let plain = run(1.0, Speculate::Off, false);
+    let mut skipped = 0;
+    let mut unharmed = 0;
+    let ways = [Speculate::Off, Speculate::Tokens(3)];
+    for (speculate, threshold) in ways.into_iter().flat_map(|way| [0.6, 0.8, 0.9].map(|p| (way, p))) {
+        let (gated, explained) = (run(threshold, speculate, false), run(threshold, speculate, true));
+        for (i, case) in cases.iter().enumerate() {
+            let stats = &explained[i].stats;
+            // The gate's choices do not depend on whether its errors are counted.
+            assert_eq!(gated[i].tokens, explained[i].tokens, "{}", case.name);
+            assert_eq!((gated[i].stats.skipped, gated[i].stats.missed), (stats.skipped, 0), "{}", case.name);
+            assert!(stats.missed <= stats.skipped && stats.skipped < stats.tokens, "{}", case.name);
+            if stats.missed == 0 {
+                assert_eq!(gated[i].tokens, plain[i].tokens, "{}: nothing was missed", case.name);
+            }
+            skipped += stats.skipped;
+        }
+        unharmed += explained.iter().filter(|o| o.stats.missed == 0 && o.stats.skipped > 0).count();
+    }
+    assert!(skipped > 0 && unharmed > 0, "nothing to compare");
+    assert!(plain.iter().all(|o| o.stats.skipped == 0));
+    // Left to the host everywhere but at the first token, which comes with the prompts.
+    let off = run(1e-6, Speculate::Off, false);
+    for (outcome, case) in off.iter().zip(&cases) {
+        assert_eq!(outcome.stats.skipped, outcome.tokens.len() - 1, "{}", case.name);
+        assert_eq!(outcome.tokens[0], case.tokens[0], "{}", case.name);
+        if case.tokens[0] == case.host_tokens[0] {
+            assert_eq!(outcome.tokens[..], case.host_tokens[..outcome.tokens.len()], "{}", case.name);
+        }
+    }
 }
 
 #[test]

@@ -86,9 +86,41 @@ fn a_text_gives_the_documented_json_and_a_page_and_leaves_no_journal() {
     );
     assert!(shifted.iter().all(|s| s["score"].is_number() && s["gap_closed"].is_number()));
     assert_eq!(out["direct"], out["tuned"], "the tuned proxy stood in for a direct model");
-    assert!(std::fs::read_to_string(&page).unwrap().contains("</html>"));
+    let page = std::fs::read_to_string(&page).unwrap();
+    assert!(page.contains("</html>") && page.contains("by the tuned proxy"));
+    assert!(page.matches("--warmth: ").count() > 20, "a text whose tokens show what the shift did");
     assert_eq!(std::fs::read_dir(files.path("proxytune/eval")).unwrap().count(), 0);
     eval(files.0.path(), &flags[..4]).assert().success().stdout(contains("shifted, alpha 0.25 (best)"));
+}
+
+#[test]
+fn scores_and_gaps_have_intervals_around_them_the_same_each_time() {
+    let _turn = take_turns();
+    let files = Files::new();
+    let text = files.text(6000);
+    let flags = ["--text", &text, "--window", "64", "--alpha", "0.25,0.5", "--direct", TRIO[3]];
+    let out = json_of(files.0.path(), &flags);
+    let around = |interval: &Value, score: &Value| {
+        let [low, high, score] = [&interval[0], &interval[1], score].map(|v| v.as_f64().unwrap());
+        assert!(
+            low < score && score < high && high - low < 0.5 * score.abs().max(1.0),
+            "{low} {score} {high}"
+        );
+    };
+    for model in ["host", "untuned", "tuned", "direct"] {
+        around(&out["intervals"][model], &out[model]);
+    }
+    for shifted in out["shifted"].as_array().unwrap() {
+        around(&shifted["interval"], &shifted["score"]);
+        // A model that stands in for the direct one may not be better than the host in every draw.
+        let gap = &shifted["gap_interval"];
+        assert!(gap.is_null() || gap[0].as_f64() < gap[1].as_f64(), "{gap}");
+    }
+    assert_eq!((&out["intervals"]["level"], &out["intervals"]["resamples"]), (&json!(0.95), &json!(2000)));
+    assert_eq!(json_of(files.0.path(), &flags), out);
+    eval(files.0.path(), &flags).assert().success().stdout(contains("95 % interval").and(contains(" to ")));
+    let short = json_of(files.0.path(), &["--text", &files.text(300), "--alpha", "1"]);
+    assert_eq!((&short["intervals"], &short["shifted"][0]["interval"]), (&Value::Null, &Value::Null));
 }
 
 #[test]

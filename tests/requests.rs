@@ -8,7 +8,7 @@ use proptest::sample::select;
 use proxytune::backend::Capabilities;
 use proxytune::backend::toy::Toy;
 use proxytune::combine;
-use proxytune::config::OnError;
+use proxytune::config::{Control, OnError};
 use proxytune::host::requests::{Logits, Outcome, RequestId, Requests, Row, TunedPrompt};
 use proxytune::pair::{CachedModel, Pair, Placement, Proxy, Runner};
 use proxytune::vocab::{Token, TokenMap};
@@ -395,4 +395,78 @@ fn bad_calls_are_named_and_touch_nothing() {
     );
     refused(requests.offsets(&mut rows, &mut [0.0; 31], usize::MAX), "out: got 31 values");
     assert_eq!(requests.stats().rounds, 0);
+}
+
+/// What a row must become at a weight, with or without a cap.
+fn shifted(which: usize, history: &[Token], alpha: f32, cap: Option<f32>) -> Vec<u32> {
+    let mut expected = Format::new(which);
+    let offset = from_scratch(history, history);
+    match &mut expected {
+        Format::F32(row) => combine::shift_by_within(row, &offset, alpha, cap),
+        Format::F16(row) => combine::shift_by_within(row, &offset, alpha, cap),
+        Format::Bf16(row) => combine::shift_by_within(row, &offset, alpha, cap),
+    }
+    .unwrap();
+    expected.bits()
+}
+
+#[test]
+fn a_schedule_counts_from_the_prompts_end_in_every_row_of_a_request() {
+    let schedule = "decay:2".parse().unwrap();
+    for prompt in [None, Some(vec![1, 2])] {
+        let mut requests =
+            requests(4, false, OnError::Host).with_control(Control { schedule, ..Control::default() });
+        requests.add(7, prompt.clone(), TunedPrompt::Host, Some(0.5)).unwrap();
+        let history = [1, 2, 4, 5, 6];
+        // All positions of a draft in one call, then one that goes back.
+        for lengths in [vec![2], vec![3, 4, 5], vec![3]] {
+            let mut rows: Vec<Place> = lengths
+                .iter()
+                .map(|&len| Place { logits: Format::new(len), ..place(7, &history[..len]) })
+                .collect();
+            requests.apply(&mut rows).unwrap();
+            for (row, &len) in rows.iter().zip(&lengths) {
+                let alpha = [0.5, 0.25, 0.0, 0.0][len - 2];
+                assert_eq!(row.logits.bits(), shifted(len, &history[..len], alpha, None), "{len} {prompt:?}");
+                assert_eq!(row.outcome, Some(Outcome::Shifted));
+            }
+        }
+    }
+}
+
+#[test]
+fn no_proxy_runs_where_the_schedule_or_the_guard_leaves_a_row_to_the_host() {
+    let control = Control { schedule: "stop:1".parse().unwrap(), ..Control::default() };
+    let mut requests = requests(4, false, OnError::Host).with_control(control);
+    requests.add(1, None, TunedPrompt::Host, None).unwrap();
+    for len in 2..6 {
+        let mut rows = [place(1, &[1, 2, 3, 4, 5, 6][..len])];
+        requests.apply(&mut rows).unwrap();
+        assert_eq!(rows[0].logits.bits() == Format::new(0).bits(), len > 2);
+        assert_eq!(requests.stats().rounds, 1);
+    }
+    let guard = Control { repetition_guard: 2, ..Control::default() };
+    let mut requests = self::requests(4, false, OnError::Host).with_control(guard);
+    requests.add(1, Some(vec![5]), TunedPrompt::Host, None).unwrap();
+    let looping = [&[5][..], &[1, 2, 3, 4, 5, 6, 7, 8].repeat(2)].concat();
+    let mut rows = [place(1, &looping), place(1, &looping[..looping.len() - 1])];
+    requests.apply(&mut rows).unwrap();
+    assert_eq!(rows[0].logits.bits(), Format::new(0).bits());
+    assert_eq!(rows[1].logits.bits(), shifted(0, &looping[..looping.len() - 1], 1.0, None));
+}
+
+#[test]
+fn a_cap_holds_in_every_format_and_is_refused_where_only_offsets_are_taken() {
+    let mut requests =
+        requests(4, false, OnError::Host).with_control(Control { cap: Some(0.25), ..Control::default() });
+    requests.add(1, None, TunedPrompt::Host, Some(2.0)).unwrap();
+    for which in 0..3 {
+        let mut rows = [Place { logits: Format::new(which), ..place(1, &[1, 2, 3]) }];
+        requests.apply(&mut rows).unwrap();
+        assert_eq!(rows[0].logits.bits(), shifted(which, &[1, 2, 3], 2.0, Some(0.25)));
+        assert_ne!(rows[0].logits.bits(), shifted(which, &[1, 2, 3], 2.0, None));
+    }
+    let mut out = vec![1.0; VOCAB];
+    let error = requests.offsets(&mut [place(1, &[1, 2])], &mut out, VOCAB).unwrap_err();
+    assert!(error.to_string().contains("shift_cap") && out == vec![1.0; VOCAB], "{error}");
 }

@@ -168,3 +168,28 @@ fn any_order_of_what_happens_to_samplers_gives_the_offsets_of_their_tokens() {
         }
     });
 }
+
+#[test]
+fn a_schedule_counts_what_was_sampled_and_begins_anew_with_each_text() {
+    let _turn = take_turns();
+    let tuner = tuner(|config| config.proxy_tuning.alpha_schedule = "stop:2".parse().unwrap());
+    let is_shifted = |chain: &mut Chain| applied(chain).iter().any(|&logit| logit != 0.0);
+    let prompt = &cases()[0].prompt_tokens;
+    let mut chain = Chain::new(tuner.clone());
+    prompt.iter().for_each(|&t| chain.accept(t, true));
+    let mut seen = vec![is_shifted(&mut chain)];
+    for token in [5, 6, 7] {
+        chain.accept(token, true);
+        // A clone that was made on the way goes on counting.
+        let mut fork = chain.fork();
+        seen.push(is_shifted(&mut chain));
+        assert_eq!(is_shifted(&mut fork), seen[seen.len() - 1]);
+    }
+    assert_eq!(seen, [true, true, false, false]);
+    let mut copy = Chain::new(tuner);
+    copy.copy_from(&chain);
+    assert!(!is_shifted(&mut copy));
+    chain.reset();
+    prompt.iter().take(9).for_each(|&t| chain.accept(t, true));
+    assert!(is_shifted(&mut chain));
+}

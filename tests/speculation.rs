@@ -7,8 +7,8 @@ use common::{Case, cases, fixture_config, models, take_turns};
 use proxytune::backend::llama::SamplerOptions;
 use proxytune::backend::toy::Toy;
 use proxytune::backend::{Backend, Capabilities};
-use proxytune::combine::{RuleName, RuleOptions};
-use proxytune::config::Speculate;
+use proxytune::combine::{RuleName, RuleOptions, shift_by_within};
+use proxytune::config::{Control, Speculate};
 use proxytune::decode::accept::{Dice, Verdict, judge};
 use proxytune::decode::{DecodeOptions, Decoder, Finish, Job, Outcome, Pieces, RunOptions};
 use proxytune::pair::{CachedModel, History, Pair, Placement, Proxy};
@@ -32,8 +32,15 @@ fn job(case: &Case) -> Job {
 }
 
 fn decode(speculate: Speculate, jobs: Vec<Job>) -> Vec<Outcome> {
+    decode_with(speculate, Control::default(), jobs)
+}
+
+fn decode_with(speculate: Speculate, control: Control, jobs: Vec<Job>) -> Vec<Outcome> {
     let mut config = fixture_config();
     config.proxy_tuning.speculate = speculate;
+    config.proxy_tuning.alpha_schedule = control.schedule;
+    config.proxy_tuning.shift_cap = control.cap.unwrap_or(0.0);
+    config.proxy_tuning.repetition_guard = control.repetition_guard;
     let run = RunOptions { sequences: jobs.len(), longest: 512, ..RunOptions::default() };
     let mut decoder = models(&config, false).decoder(&config, run).unwrap();
     decoder.generate(jobs, false, &mut |_| ControlFlow::Continue(())).unwrap()
@@ -88,6 +95,53 @@ fn penalties_stops_and_anti_tuning_give_the_same_text_with_and_without_drafts() 
     assert!(matches!(drafted.last().unwrap().finish, Finish::Stop));
 }
 
+fn schedule(text: &str) -> Control {
+    Control { schedule: text.parse().unwrap(), ..Control::default() }
+}
+
+#[test]
+fn schedules_and_guards_give_the_same_text_with_and_without_drafts() {
+    let _turn = take_turns();
+    let guard = Control { repetition_guard: 2, ..Control::default() };
+    let cap = Control { cap: Some(1.0), ..Control::default() };
+    let cases = cases();
+    let jobs = || cases.iter().take(5).map(|case| Job { alpha: 1.5, max_tokens: 80, ..job(case) }).collect();
+    let plain = decode(Speculate::Off, jobs());
+    for control in [schedule("warm-up:12"), schedule("decay:20"), schedule("stop:9"), guard, cap] {
+        let off = decode_with(Speculate::Off, control, jobs());
+        assert!(off.iter().zip(&plain).any(|(a, b)| a.tokens != b.tokens), "{control:?} does nothing");
+        for mode in [Speculate::Tokens(1), Speculate::Tokens(3), Speculate::Auto] {
+            let drafted = decode_with(mode, control, jobs());
+            for (off, drafted) in off.iter().zip(&drafted) {
+                assert_eq!(off.tokens, drafted.tokens, "{control:?} {mode:?}");
+                assert_eq!(off.stats.left_to_host, drafted.stats.left_to_host, "{control:?} {mode:?}");
+                assert_eq!(drafted.stats.unshifted, 0);
+                assert!(mode == Speculate::Auto || drafted.stats.accepted > 0, "{control:?} {mode:?}");
+            }
+        }
+        let left: usize = off.iter().map(|o| o.stats.left_to_host).sum();
+        let expected = [("stop:9", 71), ("decay:20", 60)].iter().find(|(s, _)| control == schedule(s));
+        match expected {
+            Some((_, each)) => assert_eq!(left, 5 * each),
+            None => assert_eq!(left > 0, control == guard, "{control:?}"),
+        }
+    }
+}
+
+/// After its last shifted token a text goes on as the host alone would from there.
+#[test]
+fn a_schedule_that_has_stopped_leaves_the_text_to_the_host_alone() {
+    let _turn = take_turns();
+    let case = &cases()[0];
+    let long = Job { max_tokens: 40, ..job(case) };
+    let stopped = &decode_with(Speculate::Tokens(3), schedule("stop:10"), vec![long.clone()])[0];
+    let shifted = &decode(Speculate::Off, vec![long.clone()])[0];
+    assert_eq!(stopped.tokens[..10], shifted.tokens[..10]);
+    let so_far = [&case.prompt_tokens[..], &stopped.tokens[..10]].concat();
+    let alone = Job { history: History::new(so_far, None), alpha: 0.0, max_tokens: 30, ..long };
+    assert_eq!(stopped.tokens[10..], decode(Speculate::Off, vec![alone])[0].tokens[..]);
+}
+
 // From here on models are toys, small enough to know every distribution exactly.
 
 const VOCAB: usize = 8;
@@ -111,6 +165,7 @@ struct Toys {
     tuned: Toy,
     untuned: Toy,
     rule: RuleName,
+    control: Control,
 }
 
 impl Toys {
@@ -121,7 +176,13 @@ impl Toys {
             Toy::new(capabilities, seed)
         };
         // With the host's own seed for a proxy, drafts are neither always right nor always wrong.
-        Self { host: toy(1), tuned: toy(1), untuned: toy(3), rule: RuleName::ProxyTuning }
+        Self {
+            host: toy(1),
+            tuned: toy(1),
+            untuned: toy(3),
+            rule: RuleName::ProxyTuning,
+            control: Control::default(),
+        }
     }
 
     /// The same under another rule, with proxies that are no copies of the host.
@@ -141,7 +202,7 @@ impl Toys {
         let tuned = proxy("tuned", &self.tuned, TokenMap::identity(VOCAB));
         let pair = Pair::new(tuned, proxy("untuned", &self.untuned, untuned_map), placement);
         let pair = pair.map(|pair| pair.with_rule(RuleOptions::from(self.rule).rule().unwrap()));
-        let options = DecodeOptions { speculate, ..DecodeOptions::default() };
+        let options = DecodeOptions { speculate, control: self.control, ..DecodeOptions::default() };
         Decoder::new(Arc::new(NoText), model("host", &self.host), Some(pair.unwrap()), options)
     }
 
@@ -153,9 +214,13 @@ impl Toys {
             row.iter().map(|&x| f64::from(x).exp() / total).collect::<Vec<f64>>()
         });
         let most = p.iter().copied().fold(0.0, f64::max);
+        let alpha = self.control.weight(alpha, &history[PROMPT.len()..]);
         let weight = f64::from(alpha);
+        let offset: Vec<f32> = t.iter().zip(&u).map(|(t, u)| t - u).collect();
+        let mut shifted = h.clone();
+        shift_by_within(&mut shifted, &offset, alpha, self.control.cap).unwrap();
         let combined = |i: usize| match self.rule {
-            RuleName::ProxyTuning => f64::from(h[i] + alpha * (t[i] - u[i])),
+            RuleName::ProxyTuning => f64::from(shifted[i]),
             RuleName::Contrastive if p[i] < 0.1 * most => f64::NEG_INFINITY,
             RuleName::Contrastive => p[i].ln() - weight * r[i].ln(),
             _ => ((1.0 - 0.5 * weight) * p[i] + 0.5 * weight * q[i]).ln(),
@@ -314,6 +379,25 @@ fn sampled_tokens_follow_the_distribution_of_any_rule_with_and_without_drafts() 
             assert!(far < TOO_FAR, "{rule:?} {mode:?}: {far} standard deviations");
             let off = worst_deviation(&counts, &off_by_a_hundredth(&exact));
             assert!(off > TOO_FAR, "{rule:?} {mode:?}: blind to an error of 1 %, {off}");
+        }
+    }
+}
+
+#[test]
+fn sampled_tokens_follow_the_schedules_and_the_caps_distribution_with_and_without_drafts() {
+    let mut toys = Toys::new(64);
+    let options = SamplerOptions { temperature: 1.0, ..SamplerOptions::default() };
+    let plain = toys.exact_runs(ALPHA, &options);
+    let cap = Control { cap: Some(0.2), ..Control::default() };
+    for control in [schedule("warm-up:3"), schedule("decay:2"), schedule("stop:1"), cap] {
+        toys.control = control;
+        let exact = toys.exact_runs(ALPHA, &options);
+        for mode in [Speculate::Off, Speculate::Tokens(1), Speculate::Tokens(2)] {
+            let (counts, _) = draw_runs(&toys, mode, &options, 100_000);
+            let far = worst_deviation(&counts, &exact);
+            assert!(far < TOO_FAR, "{control:?} {mode:?}: {far} standard deviations");
+            let otherwise = worst_deviation(&counts, &plain);
+            assert!(otherwise > TOO_FAR, "{control:?} {mode:?}: as without, {otherwise}");
         }
     }
 }

@@ -50,7 +50,7 @@ fn with_added(count: usize) -> Vec<Place> {
     places
 }
 
-/// Makes a vocabulary from the number of its tokens.
+/// Where the tokens of an altered vocabulary of so many come from.
 type Alter = fn(usize) -> Vec<Place>;
 
 /// An altered trio in a folder.
@@ -62,7 +62,7 @@ struct Altered {
 }
 
 impl Altered {
-    /// Vocabularies of host, tuned and untuned proxy; `None` leaves one as it is.
+    /// `alter` makes a model's vocabulary from the number of its tokens; `None` leaves it.
     fn new(alter: [Option<Alter>; 3]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (mut config, mut ids) = (fixture_config(), [None, None, None]);

@@ -7,7 +7,9 @@ A host of 1.1 B parameters, shaped as TinyLlama, and two proxies of 92 M that di
 host.gguf, tuned.gguf and untuned.gguf, Llama architecture, Q4_0, one vocabulary. --host and --proxy name larger
 shapes, such as those of Llama 2 with 70 B and 7 B parameters. A forward pass takes as long
 as with trained weights, but the text means nothing, and the models never agree: whatever depends on agreement,
-such as the acceptance of drafted tokens, can't be measured with them.
+such as the acceptance of drafted tokens, can't be measured with them. --tokenizer-of HOST.gguf writes the two proxies
+alone, with the vocabulary of a host that is there already; --lora RANK writes tuned-lora.gguf besides, an adapter over
+untuned.gguf for all its matrices of attention and feed-forward.
 """
 
 import argparse
@@ -64,6 +66,14 @@ def add_tokenizer(writer: gguf.GGUFWriter) -> None:
     writer.add_add_bos_token(False)
 
 
+def copy_tokenizer(writer: gguf.GGUFWriter, model: gguf.GGUFReader) -> None:
+    """The tokenizer of another model's file, as it stands there."""
+    for key, field in model.fields.items():
+        if key.startswith("tokenizer.ggml."):
+            kinds = field.types
+            writer.add_key_value(key, field.contents(), kinds[0], kinds[1] if len(kinds) > 1 else None)
+
+
 def add_metadata(writer: gguf.GGUFWriter, name: str, shape: Shape) -> None:
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(f"random {name}")
@@ -82,7 +92,7 @@ def add_metadata(writer: gguf.GGUFWriter, name: str, shape: Shape) -> None:
     writer.add_rope_dimension_count(shape.head_dim)
     writer.add_rope_freq_base(10_000.0)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(VOCAB)
+    writer.add_vocab_size(shape.vocab)
 
 
 def nibble_pairs() -> tuple[np.ndarray, float]:
@@ -116,11 +126,11 @@ def stored_bytes(shape: tuple[int, ...]) -> int:
     return 4 * shape[0] if len(shape) == 1 else prod(shape) // 32 * BLOCK.itemsize
 
 
-def write_head(path: Path, name: str, shape: Shape) -> tuple[gguf.GGUFWriter, int]:
+def write_head(path: Path, name: str, shape: Shape, like: gguf.GGUFReader | None) -> tuple[gguf.GGUFWriter, int]:
     """Starts a file with all but the weights, and says how long the whole will be."""
     writer = gguf.GGUFWriter(path, "llama")
     add_metadata(writer, name, shape)
-    add_tokenizer(writer)
+    copy_tokenizer(writer, like) if like else add_tokenizer(writer)
     kinds = gguf.GGMLQuantizationType
     for tensor, dims in shape.tensors().items():
         kind = kinds.F32 if len(dims) == 1 else kinds.Q4_0
@@ -132,10 +142,10 @@ def write_head(path: Path, name: str, shape: Shape) -> tuple[gguf.GGUFWriter, in
     return writer, sum(writer.ggml_pad(size, writer.data_alignment) for size in parts)
 
 
-def write_model(path: Path, shape: Shape, seed: int) -> None:
+def write_model(path: Path, shape: Shape, seed: int, like: gguf.GGUFReader | None) -> None:
     """Writes one model; the file appears under its name only when it is whole."""
     temporary = path.with_suffix(".tmp")
-    writer, size = write_head(temporary, path.stem, shape)
+    writer, size = write_head(temporary, path.stem, shape, like)
     summary = f"{path}: {shape.parameters() / 1e6:.1f} M parameters, {size / 1e6:.1f} MB"
     if path.exists() and path.stat().st_size == size:
         writer.close()
@@ -150,6 +160,28 @@ def write_model(path: Path, shape: Shape, seed: int) -> None:
     assert temporary.stat().st_size == size
     os.replace(temporary, path)
     print(summary)
+
+
+def write_lora(path: Path, shape: Shape, rank: int, seed: int) -> None:
+    """Writes a LoRA adapter in float32: for each matrix of a layer two factors, inputs to `rank` and `rank` to outputs."""
+    temporary = path.with_suffix(".tmp")
+    writer = gguf.GGUFWriter(temporary, "llama")
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, rank)
+    rng = np.random.default_rng(seed)
+    for tensor, dims in shape.tensors().items():
+        if len(dims) == 2 and tensor.startswith("blk."):
+            outputs, inputs = dims
+            for factor, end in (((rank, inputs), "lora_a"), ((outputs, rank), "lora_b")):
+                values = rng.standard_normal(factor, np.float32) / np.float32(sqrt(factor[1]))
+                writer.add_tensor(f"{tensor}.{end}", values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    os.replace(temporary, path)
+    print(f"{path}: rank {rank}, {path.stat().st_size / 1e6:.1f} MB")
 
 
 def positive(text: str) -> float:
@@ -171,7 +203,14 @@ def arguments() -> argparse.Namespace:
         "--scale", type=positive, default=1.0, metavar="X",
         help="times as many layers, in all three models, at least one each (default: %(default)s)",
     )
-    return parser.parse_args()
+    parser.add_argument(
+        "--tokenizer-of", type=Path, metavar="GGUF", help="the host, whose tokenizer the proxies get; none is written",
+    )
+    parser.add_argument("--lora", type=int, metavar="RANK", help="writes tuned-lora.gguf as well, an adapter of this rank")
+    args = parser.parse_args()
+    if args.lora is not None and args.lora < 1:
+        parser.error(f"--lora: got {args.lora}, expected a rank of at least 1")
+    return args
 
 
 def main() -> None:
@@ -179,8 +218,14 @@ def main() -> None:
     args.out_dir.mkdir(parents=True, exist_ok=True)
     shapes = (SHAPES[args.host], SHAPES[args.proxy])
     host, proxy = (replace(shape, layers=max(1, round(shape.layers * args.scale))) for shape in shapes)
+    like = gguf.GGUFReader(args.tokenizer_of) if args.tokenizer_of else None
+    if like:
+        proxy = replace(proxy, vocab=len(like.fields["tokenizer.ggml.tokens"].data))
     for seed, (name, shape) in enumerate((("host", host), ("tuned", proxy), ("untuned", proxy))):
-        write_model(args.out_dir / f"{name}.gguf", shape, seed)
+        if name != "host" or not like:
+            write_model(args.out_dir / f"{name}.gguf", shape, seed, like)
+    if args.lora:
+        write_lora(args.out_dir / "tuned-lora.gguf", proxy, args.lora, seed=3)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ class Shape:
     kv_heads: int
     tied: bool  # the output matrix is the token embedding
     head_dim: int = 64
+    vocab: int = VOCAB
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Each tensor's shape, in the order of the file."""
@@ -30,12 +31,12 @@ class Shape:
             "ffn_up": (self.hidden, self.width),
             "ffn_down": (self.width, self.hidden),
         }
-        tensors = {"token_embd.weight": (VOCAB, self.width)}
+        tensors = {"token_embd.weight": (self.vocab, self.width)}
         for index in range(self.layers):
             tensors |= {f"blk.{index}.{name}.weight": shape for name, shape in layer.items()}
         tensors["output_norm.weight"] = (self.width,)
         if not self.tied:
-            tensors["output.weight"] = (VOCAB, self.width)
+            tensors["output.weight"] = (self.vocab, self.width)
         return tensors
 
     def parameters(self) -> int:

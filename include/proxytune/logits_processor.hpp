@@ -91,6 +91,7 @@ enum class OnError : std::uint8_t {
 struct Options {
   std::string config;   // TOML with a section [proxy_tuning], see README.md; empty: none
   std::string tuned;    // GGUF file of the tuned proxy
+  std::string tuned_lora;  // in place of it, a GGUF file with a LoRA adapter over the untuned proxy
   std::string untuned;  // GGUF file of the untuned proxy
   // Where the host's vocabulary is read: a GGUF file, of which no weights are loaded, a tokenizer.json, or a folder with
   // one. Empty: [host] model of the file.

@@ -128,10 +128,13 @@ def fit(name: str) -> None:
                  for rank in range(WORKERS)]
     for process in processes:
         process.start()
-    while any(process.is_alive() for process in processes):
-        multiprocessing.connection.wait([p.sentinel for p in processes if p.is_alive()])
+    # The list is made once a turn: waiting for nobody would never end.
+    while running := [process.sentinel for process in processes if process.is_alive()]:
+        multiprocessing.connection.wait(running)
         if any(p.exitcode for p in processes):
-            sys.exit(f"{name}: a process failed")  # the others end with this one
+            break  # the others end with this one
+    if any(p.exitcode for p in processes):
+        sys.exit(f"{name}: a process failed")
 
 
 class Team:

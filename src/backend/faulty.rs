@@ -62,29 +62,45 @@ impl Switch {
         });
     }
 
-    /// A switch that goes by a file: `fail`, `nan`, `short`, `panic` or `hang` in it, nothing else or no file for none.
+    /// A switch that goes by a file: `fail`, `nan`, `short`, `panic`, `hang` or `slow MS` in it, then `once` or `at TOKEN`
+    /// for [`set_once`](Self::set_once) or [`set_for`](Self::set_for); anything else, or no file, for none.
     pub fn of_file(path: PathBuf) -> Self {
         let switch = Self::default();
         let follower = switch.clone();
         std::thread::spawn(move || {
-            let mut last = Fault::None;
+            let mut last = String::new();
             loop {
                 let text = std::fs::read_to_string(&path).unwrap_or_default();
-                let fault = match text.trim() {
-                    "fail" => Fault::Fail,
-                    "nan" => Fault::Nan,
-                    "short" => Fault::Short,
-                    "panic" => Fault::Panic,
-                    "hang" => Fault::Hang,
-                    _ => Fault::None,
-                };
-                if std::mem::replace(&mut last, fault) != fault {
-                    follower.set(fault);
+                if text != last {
+                    follower.set_by(&text);
+                    last = text;
                 }
                 std::thread::sleep(Duration::from_millis(5));
             }
         });
         switch
+    }
+
+    fn set_by(&self, text: &str) {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let (fault, rest) = match &words[..] {
+            ["fail", rest @ ..] => (Fault::Fail, rest),
+            ["nan", rest @ ..] => (Fault::Nan, rest),
+            ["short", rest @ ..] => (Fault::Short, rest),
+            ["panic", rest @ ..] => (Fault::Panic, rest),
+            ["hang", rest @ ..] => (Fault::Hang, rest),
+            ["slow", ms, rest @ ..] => match ms.parse() {
+                Ok(ms) => (Fault::Slow(Duration::from_millis(ms)), rest),
+                Err(_) => (Fault::None, rest),
+            },
+            _ => (Fault::None, &[][..]),
+        };
+        match (rest, rest.last().and_then(|token| token.parse().ok())) {
+            (["once"], _) => self.set_once(fault),
+            (["at", _], Some(token)) => self.set_for(fault, token),
+            ([], _) => self.set(fault),
+            _ => self.set(Fault::None),
+        }
     }
 
     /// Forward passes so far, those that went wrong included.
@@ -192,5 +208,28 @@ impl<B: Backend> Backend for Faulty<B> {
 
     fn set_alone(&mut self, alone: bool) {
         self.inner.set_alone(alone);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_what_goes_wrong_and_when() {
+        let said = |text: &str| {
+            let switch = Switch::default();
+            switch.set_by(text);
+            let state = switch.lock();
+            (state.fault, state.times, state.token)
+        };
+        let slow = Fault::Slow(Duration::from_millis(20));
+        assert_eq!(said("hang\n"), (Fault::Hang, None, None));
+        assert_eq!(said("slow 20"), (slow, None, None));
+        assert_eq!(said("slow 20 once"), (slow, Some(1), None));
+        assert_eq!(said("fail at 13"), (Fault::Fail, None, Some(13)));
+        for nothing in ["", "none", "slow", "slow down", "fail at", "fail at once", "fail twice"] {
+            assert_eq!(said(nothing), (Fault::None, None, None), "{nothing}");
+        }
     }
 }

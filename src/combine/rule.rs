@@ -1,7 +1,7 @@
 //! The trait of all ways to combine, and proxy-tuning's.
 
-use super::{Logit, Shift, offset, same_length, shift, shift_by};
-use crate::error::Result;
+use super::{Logit, Shift, offset, same_length, shift, shift_by, shift_by_within};
+use crate::error::{Error, Result};
 use crate::vocab::TokenMap;
 use half::{bf16, f16};
 use std::fmt;
@@ -57,6 +57,26 @@ pub trait Rule: fmt::Debug + fmt::Display + Send + Sync {
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) when the lengths differ; `host` is untouched then.
     fn apply(&self, host: Logits<'_>, advice: &[f32], alpha: f32) -> Result<Shift>;
+
+    /// [`apply`](Self::apply) with a cap on what any token may gain or lose ([`shift_by_within`]).
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply); [`Error::Invalid`](crate::Error::Invalid) for a cap under a rule that is no offset.
+    fn apply_within(&self, host: Logits<'_>, advice: &[f32], alpha: f32, cap: Option<f32>) -> Result<Shift> {
+        self.check_cap(cap)?;
+        self.apply(host, advice, alpha)
+    }
+
+    /// Checks a cap.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) for one under a rule that is no offset.
+    fn check_cap(&self, cap: Option<f32>) -> Result<()> {
+        let Some(cap) = cap.filter(|_| !self.is_offset()) else { return Ok(()) };
+        let name = self.to_string();
+        let expected = format!("no cap beside another rule than proxy-tuning; this is {name}");
+        Err(Error::invalid("shift_cap", cap, expected))
+    }
 
     /// Both steps at once. `scratch` is used where the advice has to be written down.
     ///
@@ -162,10 +182,14 @@ impl Rule for ProxyTuning {
     }
 
     fn apply(&self, host: Logits<'_>, advice: &[f32], alpha: f32) -> Result<Shift> {
+        self.apply_within(host, advice, alpha, None)
+    }
+
+    fn apply_within(&self, host: Logits<'_>, advice: &[f32], alpha: f32, cap: Option<f32>) -> Result<Shift> {
         match host {
-            Logits::F32(row) => shift_by(row, advice, alpha),
-            Logits::F16(row) => shift_by(row, advice, alpha),
-            Logits::Bf16(row) => shift_by(row, advice, alpha),
+            Logits::F32(row) => shift_by_within(row, advice, alpha, cap),
+            Logits::F16(row) => shift_by_within(row, advice, alpha, cap),
+            Logits::Bf16(row) => shift_by_within(row, advice, alpha, cap),
         }
     }
 

@@ -1,8 +1,9 @@
 //! The end of a step: each sequence's rows are shifted, its draft is judged, its tokens are chosen and told.
 
 use super::accept::{Verdict, judge};
+use super::explain::Rows;
 use super::job::Running;
-use super::{Decoder, Event, Position};
+use super::{DecodeOptions, Decoder, Event, Position};
 use crate::combine::argmax;
 use crate::config::OnError;
 use crate::error::Result;
@@ -29,12 +30,12 @@ impl Decoder {
         if self.choose_known(running, explain, listen).is_break() {
             return Ok(ControlFlow::Break(()));
         }
-        if !running.iter().any(Running::wants_last) {
-            return Ok(ControlFlow::Continue(()));
-        }
-        self.run_last(running)?;
-        for r in running.iter_mut().filter(|r| r.wants_last()) {
-            r.note_proxy_error(self.options.on_error);
+        self.gate(running, explain);
+        if running.iter().any(Running::wants_last) {
+            self.run_last(running)?;
+            for r in running.iter_mut().filter(|r| r.wants_last()) {
+                r.note_proxy_error(self.options.on_error);
+            }
         }
         Ok(self.choose_known(running, explain, listen))
     }
@@ -57,7 +58,7 @@ impl Decoder {
                     }
                 };
                 let pair = pair.as_ref().filter(|_| r.is_shifted());
-                let (position, accepted) = r.choose(at, logits, pair, scratch, explain, options.force_accept);
+                let (position, accepted) = r.choose(at, logits, pair, scratch, explain, options);
                 if let Some(&confidence) = r.draft.confidence.get(at) {
                     lengths.judged(confidence, accepted);
                 }
@@ -76,7 +77,7 @@ impl Decoder {
 
 impl Running {
     fn begin_choosing(&mut self, on_error: OnError) {
-        self.at = Some(0);
+        (self.at, self.gated) = (Some(0), false);
         if self.proxy_error.is_some() {
             // Without the shift there is nothing to judge a draft by.
             self.draft.clear();
@@ -88,7 +89,7 @@ impl Running {
 
     /// Whether this position's logits are to be shifted.
     fn is_shifted(&self) -> bool {
-        self.alpha != 0.0 && !self.unshifted
+        !self.unshifted && self.weight() != 0.0
     }
 
     /// A proxy that failed leaves this step unshifted, or ends the sequence.
@@ -122,25 +123,33 @@ impl Running {
         pair: Option<&Pair>,
         scratch: &mut Vec<f32>,
         explain: bool,
-        force_accept: Option<f64>,
+        options: &DecodeOptions,
     ) -> (Position, bool) {
         let begin = Instant::now();
         let host_top = argmax(logits) as Token;
         let host_row = explain.then(|| logits.to_vec());
+        self.stats.left_to_host += usize::from(self.alpha != 0.0 && self.weight() == 0.0);
         if let Some(pair) = pair {
             let rows = self.draft.rows_at(at, pair);
-            match rows.and_then(|rows| pair.shift(logits, rows, self.alpha, scratch)) {
+            let (weight, cap) = (self.weight(), self.guides.cap);
+            match rows.and_then(|rows| pair.shift_within(logits, rows, weight, cap, scratch)) {
                 Ok(shift) => self.stats.ignored += shift.ignored,
                 Err(error) => self.go_unshifted(&error),
             }
         }
-        let top = argmax(logits) as Token;
+        let mut top = argmax(logits) as Token;
+        if let Some(host_row) = host_row.as_ref().filter(|_| self.gated) {
+            self.stats.missed += usize::from(top != host_top);
+            logits.copy_from_slice(host_row);
+            top = host_top;
+        }
         self.stats.combine += begin.elapsed();
-        let (token, accepted) = self.judge(at, logits, top, force_accept);
-        let mut position = Position { token, host_top, top, probabilities: None };
+        let (token, accepted) = self.judge(at, logits, top, options.force_accept);
+        let mut position = Position { token, host_top, top, probabilities: None, candidates: Vec::new() };
         if let Some(host_row) = host_row {
-            let rows = pair.and_then(|pair| Some((self.draft.rows_at(at, pair).ok()?, pair.maps())));
-            position.explain(&host_row, logits, rows);
+            let proxies = pair.and_then(|pair| Some((self.draft.rows_at(at, pair).ok()?, pair.maps())));
+            let rows = Rows { host: &host_row, shifted: logits, proxies };
+            position.explain(&rows, options.candidates);
         }
         (position, accepted)
     }

@@ -63,8 +63,9 @@ impl Running {
     fn can_draft(&self, context: usize) -> bool {
         let ahead = self.draft.tokens.len() + 1;
         let read = self.history.longest_prompt() + self.history.generated().len() + 1;
-        let useful = self.is_active() && self.alpha != 0.0 && self.draft.reach > 0.0;
-        useful && ahead < self.room_left() && read <= context
+        let useful = self.is_active() && self.draft.reach > 0.0;
+        // Where there is no shift the proxies need not run at all.
+        useful && ahead < self.room_left() && read <= context && self.weight() != 0.0
     }
 
     /// Draws the next token of the draft from the latest row of the proxy that goes ahead.

@@ -3,11 +3,13 @@
 use super::TextStream;
 use super::accept::Dice;
 use super::draft::Draft;
+use super::explain::{Candidate, Probabilities};
 use crate::backend::Capabilities;
 use crate::backend::llama::{Sampler, SamplerOptions};
+use crate::combine::Control;
 use crate::error::{Error, Result};
 use crate::pair::{History, SequenceId};
-use crate::vocab::{Token, TokenMap};
+use crate::vocab::Token;
 use std::time::Duration;
 
 /// A sequence to decode.
@@ -53,18 +55,8 @@ pub struct Position {
     pub top: Token,
     /// Where they were asked for: probabilities of the chosen token, at temperature 1.
     pub probabilities: Option<Probabilities>,
-}
-
-/// How likely the chosen token was to each model.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Probabilities {
-    /// To the host.
-    pub host: f32,
-    /// After the shift.
-    pub shifted: f32,
-    /// To the tuned and to the untuned proxy: 0 for a token that one lacks, NaN to one that the rule does not read; `None`
-    /// where no proxy took part.
-    pub proxies: Option<[f32; 2]>,
+    /// Where they were asked for: the likeliest tokens after the shift, then those before it that are not among them.
+    pub candidates: Vec<Candidate>,
 }
 
 impl Position {
@@ -72,35 +64,6 @@ impl Position {
     pub fn is_shifted(&self) -> bool {
         self.host_top != self.top
     }
-
-    /// Fills in the probabilities from the rows of all models.
-    pub(super) fn explain(
-        &mut self,
-        host: &[f32],
-        shifted: &[f32],
-        proxies: Option<([&[f32]; 2], &[TokenMap; 2])>,
-    ) {
-        let of_proxies = proxies.map(|(rows, maps)| {
-            [0, 1].map(|i| match maps[i].ids().get(self.token as usize) {
-                _ if rows[i].is_empty() => f32::NAN,
-                Some(&TokenMap::NONE) | None => 0.0,
-                Some(&id) => probability(rows[i], id),
-            })
-        });
-        self.probabilities = Some(Probabilities {
-            host: probability(host, self.token),
-            shifted: probability(shifted, self.token),
-            proxies: of_proxies,
-        });
-    }
-}
-
-/// Softmax of a row at one token.
-fn probability(row: &[f32], token: Token) -> f32 {
-    let Some(&logit) = row.get(token as usize) else { return 0.0 };
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = row.iter().map(|&x| f64::from(x - max).exp()).sum();
-    (f64::from(logit - max).exp() / sum) as f32
 }
 
 /// Figures of one sequence. Times of the engines cover the decoding of all sequences of the call together.
@@ -132,8 +95,14 @@ pub struct Stats {
     pub shifted: usize,
     /// Positions that went unshifted because a proxy failed.
     pub unshifted: usize,
+    /// Positions that the schedule or the repetition guard left to the host.
+    pub left_to_host: usize,
     /// Single logits whose shift was not a number.
     pub ignored: usize,
+    /// Positions left as the host had them because it was sure.
+    pub skipped: usize,
+    /// Of these, where the shift would have made another token the most likely; known only where rows are explained.
+    pub missed: usize,
 }
 
 impl Stats {
@@ -176,6 +145,8 @@ pub(super) struct Running {
     pub id: SequenceId,
     pub history: History,
     pub alpha: f32,
+    /// Schedule and guards.
+    pub guides: Control,
     pub sampler: Sampler,
     pub dice: Dice,
     /// Whether its seed is to fix its text.
@@ -193,8 +164,10 @@ pub(super) struct Running {
     pub pair_request: Option<usize>,
     /// What made a proxy fail on it in this step.
     pub proxy_error: Option<Error>,
-    /// Whether it goes without the shift in this step because of that.
+    /// Whether it goes without the shift in this step, because of that or because of the gate.
     pub unshifted: bool,
+    /// Whether the host is so sure of its next token that the shift is left out.
+    pub gated: bool,
     /// The position of the step at which its next token is to be chosen; `None` when the step is over for it.
     pub at: Option<usize>,
     text: TextStream,
@@ -203,7 +176,7 @@ pub(super) struct Running {
 }
 
 impl Running {
-    pub fn new(index: usize, id: SequenceId, job: Job, host: &Capabilities) -> Result<Self> {
+    pub fn new(index: usize, id: SequenceId, job: Job, guides: Control, host: &Capabilities) -> Result<Self> {
         crate::config::check_alpha(job.alpha)?;
         let prompt = job.history.tokens().len();
         if prompt == 0 {
@@ -230,6 +203,7 @@ impl Running {
             stats: Stats { prompt_tokens: prompt, ..Stats::default() },
             history: job.history,
             alpha: job.alpha,
+            guides,
             fixed: job.sampler.seed.is_some() && !sampler.is_greedy(),
             sampler,
             dice: Dice::new(job.sampler.seed),
@@ -242,6 +216,7 @@ impl Running {
             pair_request: None,
             proxy_error: None,
             unshifted: false,
+            gated: false,
             at: None,
             text: TextStream::new(&job.stops),
             ended: (job.max_tokens == 0).then_some(Finish::Length),
@@ -250,6 +225,11 @@ impl Running {
 
     pub fn is_active(&self) -> bool {
         self.ended.is_none()
+    }
+
+    /// The weight of the shift for the token that follows its present history.
+    pub fn weight(&self) -> f32 {
+        self.guides.weight(self.alpha, self.history.generated())
     }
 
     /// Tokens that may still be generated.

@@ -9,18 +9,21 @@ mod cost;
 mod draft;
 mod draft_length;
 mod drafting;
+pub(crate) mod explain;
+mod gate;
 mod job;
 mod passes;
 mod text;
 mod trio;
 mod tuned_prompts;
 
+pub use explain::{Candidate, MOST_CANDIDATES, Mover, Probabilities};
 pub use job::{Finish, Job, Outcome, Position, Stats};
 pub use text::TextStream;
-pub use trio::{MappedProxies, Models, NAMES, RunOptions, model_path, pair, proxies, token_map};
+pub use trio::{MappedProxies, Models, NAMES, RunOptions, load_proxies, model_path, pair, token_map};
 pub use tuned_prompts::TunedPrompts;
 
-use crate::config::{OnError, Speculate};
+use crate::config::{Control, OnError, Speculate};
 use crate::error::Result;
 use crate::pair::{CachedModel, Pair, SequenceId, Work};
 use crate::vocab::Token;
@@ -46,9 +49,16 @@ pub struct DecodeOptions {
     pub on_error: OnError,
     /// Whether the tuned proxy drafts.
     pub speculate: Speculate,
+    /// Schedule and guards of all sequences.
+    pub control: Control,
+    /// Candidates that are kept of each position where positions are explained: so many before the shift and so many
+    /// after it, at most [`MOST_CANDIDATES`].
+    pub candidates: usize,
     /// Accepts each drafted token with this probability, whatever the models say. The text means nothing then: it is
     /// for timing models with random weights.
     pub force_accept: Option<f64>,
+    /// Leaves out the proxies' pass where the host's most likely token has a probability above this. `None`: never.
+    pub skip_above: Option<f32>,
 }
 
 /// What a caller of [`Decoder::generate`] is told on the way.
@@ -112,7 +122,8 @@ impl Decoder {
         for job in jobs {
             let index = running.len();
             self.pair.as_ref().map_or(Ok(()), |pair| pair.rule().check_alpha(job.alpha))?;
-            running.push(Running::new(index, self.next, job, self.host.capabilities())?);
+            let (control, host) = (self.options.control, self.host.capabilities());
+            running.push(Running::new(index, self.next, job, control, host)?);
             self.next += 1;
         }
         let mut clock = self.clock();

@@ -18,10 +18,12 @@ impl Decoder {
         let at_once = self.pair.as_ref().is_some_and(|p| p.placement() == Placement::Together);
         self.work.clear();
         self.pair.iter_mut().for_each(Pair::clear);
+        // Proxies that run together with the host have nothing to wait for.
+        let gate = self.options.skip_above.is_some() && !at_once;
         for r in running.iter_mut().filter(|r| r.is_active()) {
             let rows = r.draft.tokens.len() + 1;
             r.request = self.work.push(r.id, rows, |tokens| tokens.extend_from_slice(r.history.tokens()));
-            r.draft.rest = self.pair.as_mut().and_then(|pair| r.push_checks(pair, at_once));
+            r.draft.rest = self.pair.as_mut().and_then(|pair| r.push_checks(pair, at_once, gate));
         }
         let mut started = false;
         loop {
@@ -93,9 +95,12 @@ impl crate::pair::CachedModel {
 
 impl Running {
     /// Asks the pair for the rows that this step's positions lack; all of them where `all`, else those of the draft.
-    fn push_checks(&mut self, pair: &mut Pair, all: bool) -> Option<Rest> {
+    /// With a `gate`, none of a step without a draft: whether they are wanted is known once the host has run.
+    fn push_checks(&mut self, pair: &mut Pair, all: bool, gate: bool) -> Option<Rest> {
         let drafted = self.draft.tokens.len();
-        if self.alpha == 0.0 {
+        let is_prompt = self.positions.is_empty();
+        // Where something was drafted the shift is wanted up to there.
+        if drafted == 0 && (self.weight() == 0.0 || (gate && !is_prompt)) {
             return None;
         }
         if drafted == 0 || all {

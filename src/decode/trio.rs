@@ -31,6 +31,8 @@ pub struct RunOptions {
     pub longest: usize,
     /// Where the proxies run; `None`: as configured.
     pub placement: Option<Placement>,
+    /// As [`DecodeOptions::candidates`].
+    pub candidates: usize,
     /// As [`DecodeOptions::force_accept`].
     pub force_accept: Option<f64>,
 }
@@ -57,30 +59,21 @@ impl Models {
     /// [`Error::Vocabulary`] for proxies that do not fit the host.
     pub fn load(config: &Config, alone: bool, progress: &mut dyn FnMut(usize, f32) -> bool) -> Result<Self> {
         config.check()?;
-        let tuning = &config.proxy_tuning;
-        let mut load = |which: usize, path: &Option<PathBuf>, flag, gpu_layers, device: &Option<String>| {
-            let path = model_path(path, flag)?;
-            let mut report = |share| progress(which, share);
-            let options = LoadOptions {
-                gpu_layers,
-                device: device.clone(),
-                progress: Some(&mut report),
-                ..LoadOptions::default()
-            };
-            LlamaModel::load(path, options).map(Arc::new)
+        let options = LoadOptions {
+            gpu_layers: config.host.gpu_layers,
+            device: config.host.device.clone(),
+            progress: Some(&mut |share| progress(0, share)),
+            ..LoadOptions::default()
         };
-        let host = load(0, &config.host.model, "--host", config.host.gpu_layers, &config.host.device)?;
+        let host = Arc::new(LlamaModel::load(model_path(&config.host.model, "--host")?, options)?);
         if alone {
             return Ok(Self { host, proxies: None });
         }
+        let [tuned, untuned] = load_proxies(config, ["--tuned", "--untuned"], false, progress)?;
         let vocabulary = host.vocabulary();
-        let proxies = proxies(config, &mut |which| {
-            let (path, flag) = [(&tuning.tuned, "--tuned"), (&tuning.untuned, "--untuned")][which];
-            let model = load(which + 1, path, flag, tuning.gpu_layers, &tuning.device)?;
-            let map = token_map(&vocabulary, &model, NAMES[which + 1])?;
-            Ok((model, map))
-        })?;
-        Ok(Self { host, proxies: Some(proxies) })
+        let tuned_map = token_map(&vocabulary, &tuned, NAMES[1])?;
+        let untuned_map = token_map(&vocabulary, &untuned, NAMES[2])?;
+        Ok(Self { host, proxies: Some([(tuned, tuned_map), (untuned, untuned_map)]) })
     }
 
     /// Makes the host's and the proxies' contexts and threads.
@@ -99,7 +92,10 @@ impl Models {
         let options = DecodeOptions {
             on_error: config.proxy_tuning.on_error,
             speculate: config.proxy_tuning.speculate,
+            control: config.proxy_tuning.control(),
+            candidates: run.candidates,
             force_accept: run.force_accept,
+            skip_above: config.proxy_tuning.gate(),
         };
         Ok(Decoder::new(self.host.clone(), host, pair, options))
     }
@@ -113,26 +109,49 @@ impl Models {
     }
 }
 
-/// Both proxies, by a function that loads the tuned one, 0, or the untuned one, 1. In the place of one that the rule does
-/// not read, unless it is named, stands the other once more, with its memory shared.
+/// Loads the tuned and the untuned proxy that a configuration names: two models, or one and an adapter over it. In the place
+/// of one that the rule does not read, unless it is named, stands the other once more, with its memory shared. `keys`: what
+/// they are called where they are named; `in_memory` as in [`LoadOptions`]; `progress` as for [`Models::load`].
 ///
 /// # Errors
-/// As `load`; for a rule that cannot be read, or a weight that means nothing under it.
-pub fn proxies<T: Clone>(config: &Config, load: &mut dyn FnMut(usize) -> Result<T>) -> Result<[T; 2]> {
+/// [`Error::Invalid`] for a model that is not named and for a weight or prompt that means nothing under the rule,
+/// [`Error::Model`] for a model that cannot be loaded.
+pub fn load_proxies(
+    config: &Config,
+    keys: [&str; 2],
+    in_memory: bool,
+    progress: &mut dyn FnMut(usize, f32) -> bool,
+) -> Result<[Arc<LlamaModel>; 2]> {
     let tuning = &config.proxy_tuning;
     let rule = tuning.combine.rule()?;
     rule.check_alpha(tuning.alpha)?;
+    rule.check_cap(tuning.control().cap)?;
     let [read_tuned, read_untuned] = rule.reads();
     if !read_tuned && tuning.tuned_prompt.system.is_some() {
         let expected = "none: the tuned proxy is not read by the rule";
         return Err(Error::invalid("tuned_prompt.system", format!("a text beside {rule}"), expected));
     }
+    let paths = [&tuning.tuned, &tuning.untuned];
+    let mut load = |which: usize| {
+        let mut report = |share| progress(which + 1, share);
+        let options = LoadOptions {
+            gpu_layers: tuning.gpu_layers,
+            device: tuning.device.clone(),
+            in_memory,
+            progress: Some(&mut report),
+            ..LoadOptions::default()
+        };
+        LlamaModel::load(model_path(paths[which], keys[which])?, options)
+    };
+    if let Some(adapter) = &tuning.tuned_lora {
+        return Ok(load(1)?.with_lora(adapter)?.map(Arc::new));
+    }
     if !read_tuned && tuning.tuned.is_none() {
-        let untuned = load(1)?;
+        let untuned = Arc::new(load(1)?);
         return Ok([untuned.clone(), untuned]);
     }
-    let tuned = load(0)?;
-    let untuned = if read_untuned || tuning.untuned.is_some() { load(1)? } else { tuned.clone() };
+    let tuned = Arc::new(load(0)?);
+    let untuned = if read_untuned || tuning.untuned.is_some() { Arc::new(load(1)?) } else { tuned.clone() };
     Ok([tuned, untuned])
 }
 

@@ -1,6 +1,7 @@
 //! Questions that the models answer in words: right or wrong by a [`Rule`].
 
 use super::Journal;
+use super::bootstrap::Items;
 use super::generation::{GenerationOptions, Prompt, Verdict, Verdicts, generate};
 use super::report::{Example, Metric, Report};
 use super::rule::Rule;
@@ -39,7 +40,10 @@ pub fn answers(
         all.clone().filter(|v| v.right).count() as f64 / all.count().max(1) as f64
     };
     let scores: Vec<f64> = verdicts.iter().map(right).collect();
-    let metrics = vec![Metric::new("accuracy", false, &columns, &scores)];
+    let of_item =
+        |item: &Vec<Verdict>| item.iter().filter(|v| v.right).count() as f64 / item.len().max(1) as f64;
+    let items = Items::alike(verdicts.iter().map(|of| of.iter().map(of_item).collect()).collect());
+    let metrics = vec![Metric::new("accuracy", false, &columns, &scores).over(&items)];
     let expected = |i: usize| asks[i].answers.first().cloned().unwrap_or_default();
     let examples = examples(setup, &metrics[0], &verdicts, |i| (asks[i].question.clone(), expected(i)));
     let size = format!("{} questions", asks.len());
@@ -47,7 +51,7 @@ pub fn answers(
 }
 
 /// What a base model can go on with.
-fn frame(kind: Kind, question: &str) -> String {
+pub(super) fn frame(kind: Kind, question: &str) -> String {
     match kind {
         Kind::Gsm8k => format!("Question: {question}\nAnswer:"),
         _ => format!("Q: {question}\nA:"),

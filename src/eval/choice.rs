@@ -3,6 +3,7 @@
 //! MC1 is the share of questions whose only true choice is the likeliest of all; MC2 the share of probability that the
 //! true choices have of all, on average. Likelihoods are sums over tokens, not normalised by length.
 
+use super::bootstrap::Items;
 use super::prompts::{PromptOptions, Prompts};
 use super::report::{Metric, Report};
 use super::setup::{Listen, Progress, Setup, check_alphas};
@@ -72,8 +73,12 @@ pub fn choices(
         let sum = |c: usize| results.iter().flatten().map(|r| r[which][c]).sum::<f64>();
         (0..columns.len()).map(|c| sum(c) / total.max(1) as f64).collect()
     };
-    let metrics =
-        vec![Metric::new("mc1", false, &columns, &mean(0)), Metric::new("mc2", false, &columns, &mean(1))];
+    let metric = |unit, which: usize| {
+        let one = |c: usize| results.iter().flatten().map(|r| r[which][c]).collect();
+        let items = Items::alike((0..columns.len()).map(one).collect());
+        Metric::new(unit, false, &columns, &mean(which)).over(&items)
+    };
+    let metrics = vec![metric("mc1", 0), metric("mc2", 1)];
     let size = format!("{total} questions");
     Ok(Report { task: "truthfulqa".into(), size, metrics, notes: prompts.notes(), ..Report::default() })
 }

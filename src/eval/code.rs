@@ -2,6 +2,7 @@
 
 use super::Journal;
 use super::answers::examples;
+use super::bootstrap::Items;
 use super::contain::{Cell, Ending};
 use super::generation::{GenerationOptions, Prompt, Verdict, generate};
 use super::report::{Metric, Report};
@@ -39,7 +40,9 @@ pub fn code(
     let metric = |&k: &usize| {
         let of_item = |item: &Vec<Verdict>| pass_at(k, item.len(), item.iter().filter(|v| v.right).count());
         let mean = |of: &Vec<Vec<Verdict>>| of.iter().map(of_item).sum::<f64>() / of.len().max(1) as f64;
-        Metric::new(&format!("pass@{k}"), false, &columns, &verdicts.iter().map(mean).collect::<Vec<_>>())
+        let items = Items::alike(verdicts.iter().map(|of| of.iter().map(of_item).collect()).collect());
+        let scores: Vec<f64> = verdicts.iter().map(mean).collect();
+        Metric::new(&format!("pass@{k}"), false, &columns, &scores).over(&items)
     };
     let metrics: Vec<Metric> = ks.iter().map(metric).collect();
     let examples = examples(setup, &metrics[0], &verdicts, |i| (problems[i].prompt.clone(), String::new()));

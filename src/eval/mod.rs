@@ -6,6 +6,7 @@
 //! Finished items go to a [`Journal`], so a run that was killed goes on where it stopped.
 
 mod answers;
+mod bootstrap;
 mod choice;
 #[cfg(target_os = "linux")]
 mod code;
@@ -15,6 +16,7 @@ pub mod contain;
 mod coverage;
 mod fit;
 mod generation;
+mod heat;
 mod html;
 mod journal;
 mod likelihood;
@@ -33,6 +35,7 @@ mod task;
 mod text;
 
 pub use answers::answers;
+pub use bootstrap::{Interval, Intervals, LEVEL, RESAMPLES};
 pub use choice::choices;
 #[cfg(target_os = "linux")]
 pub use code::code;
@@ -40,6 +43,7 @@ pub use column::Column;
 pub use coverage::{Coverage, coverage};
 pub use fit::{Fit, FitKind, fit};
 pub use generation::{GenerationOptions, Verdict};
+pub use heat::{Heat, HeatToken, Starts, heat, starts_of_items, starts_of_text};
 pub use html::html;
 pub use journal::Journal;
 #[cfg(feature = "openai")]

@@ -1,6 +1,7 @@
 //! Multiple choice by letter, one call of the host for each question (Liu et al. 2024, section 6): accuracy of host, proxies and
 //! shifted host.
 
+use super::bootstrap::Items;
 use super::realtimeqa::Pick;
 use super::report::{Metric, Report};
 use super::setup::{Listen, Progress, check_alphas};
@@ -70,7 +71,9 @@ pub async fn picks(
         right as f64 / total.max(1) as f64
     };
     let scores: Vec<f64> = (0..columns.len()).map(share).collect();
-    let metrics = vec![Metric::new("accuracy", false, &columns, &scores)];
+    let one = |column: usize| scored.iter().map(|s| f64::from(u8::from(s.right[column]))).collect();
+    let items = Items::alike((0..columns.len()).map(one).collect());
+    let metrics = vec![Metric::new("accuracy", false, &columns, &scores).over(&items)];
     let notes = notes(questions, &scored);
     let size = format!("{total} questions");
     Ok(Report { task: "realtimeqa".into(), size, metrics, notes, ..Report::default() })

@@ -1,7 +1,9 @@
 //! What came of an evaluation.
 
+use super::bootstrap::{Interval, Intervals, Items, LEVEL, RESAMPLES};
 use super::column::Column;
 use super::generation::Verdict;
+use super::heat::Heat;
 use serde_json::{Map, Value, json};
 
 /// The unit of perplexity, which always stands beside bits per byte.
@@ -26,6 +28,8 @@ pub struct Metric {
     pub direct: Option<f64>,
     /// The shifted host, in the order in which alphas were given.
     pub shifted: Vec<Shifted>,
+    /// How far all of this may be off by chance, where items are many enough to tell.
+    pub intervals: Option<Intervals>,
 }
 
 /// The score of the shifted host at one alpha.
@@ -60,7 +64,35 @@ impl Metric {
             tuned: score(Column::Tuned).unwrap_or(f64::NAN),
             direct,
             shifted: shifted.collect(),
+            intervals: None,
         }
+    }
+
+    /// With intervals over the items that it was made of.
+    pub(super) fn over(mut self, items: &Items) -> Self {
+        self.intervals = items.intervals(&self);
+        self
+    }
+
+    /// The interval of a score: of a column by its place, see [`Intervals`].
+    pub(super) fn interval(&self, column: usize) -> Option<Interval> {
+        self.intervals.as_ref()?.scores.get(column).copied()
+    }
+
+    /// The interval of the score at the alpha of this place.
+    pub fn interval_of_shifted(&self, place: usize) -> Option<Interval> {
+        self.interval(3 + usize::from(self.direct.is_some()) + place)
+    }
+
+    /// The interval of the gap closed at the alpha of this place.
+    pub fn interval_of_gap(&self, place: usize) -> Option<Interval> {
+        self.intervals.as_ref()?.gaps.get(place).copied().flatten()
+    }
+
+    /// Intervals for people: of host, untuned and tuned proxy, then of the directly tuned model, then of each alpha.
+    pub fn intervals_in_words(&self) -> Option<Vec<String>> {
+        let words = |i: &Interval| format!("{} to {}", self.figure(i.low), self.figure(i.high));
+        Some(self.intervals.as_ref()?.scores.iter().map(words).collect())
     }
 
     /// Whether `a` is worse than `b`.
@@ -141,15 +173,29 @@ impl Metric {
     }
 
     fn json(&self) -> Map<String, Value> {
-        let shifted =
-            |s: &Shifted| json!({ "alpha": plain(s.alpha), "score": s.score, "gap_closed": s.gap_closed });
+        let pair = |interval: Option<Interval>| interval.map(|i| [i.low, i.high]);
+        let shifted = |(place, s): (usize, &Shifted)| {
+            json!({
+                "alpha": plain(s.alpha), "score": s.score, "gap_closed": s.gap_closed,
+                "interval": pair(self.interval_of_shifted(place)),
+                "gap_interval": pair(self.interval_of_gap(place)),
+            })
+        };
         let mut object = Map::new();
         object.insert("unit".into(), json!(self.unit));
         object.insert("host".into(), json!(self.host));
         object.insert("untuned".into(), json!(self.untuned));
         object.insert("tuned".into(), json!(self.tuned));
         object.insert("direct".into(), json!(self.direct));
-        object.insert("shifted".into(), self.shifted.iter().map(shifted).collect());
+        object.insert("shifted".into(), self.shifted.iter().enumerate().map(shifted).collect());
+        let of = |column| pair(self.interval(column));
+        let intervals = self.intervals.as_ref().map(|_| {
+            json!({
+                "level": LEVEL, "resamples": RESAMPLES, "host": of(0), "untuned": of(1), "tuned": of(2),
+                "direct": self.direct.and_then(|_| of(3)),
+            })
+        });
+        object.insert("intervals".into(), json!(intervals));
         object.insert("best_alpha".into(), json!(self.best().map(|b| plain(b.alpha))));
         object
     }
@@ -207,6 +253,8 @@ pub struct Report {
     pub notes: Vec<String>,
     /// The first items.
     pub examples: Vec<Example>,
+    /// Texts of the shifted host, with what the shift did to each token; for the page alone.
+    pub heat: Vec<Heat>,
 }
 
 impl Report {

@@ -4,6 +4,7 @@
 //! predicts it; the bits of all others are divided by the bytes that they spell. Bytes, not tokens, make models of
 //! different vocabularies comparable.
 
+use super::bootstrap::Items;
 use super::report::{Metric, PERPLEXITY, Report};
 use super::setup::{Listen, Progress, Setup, check_alphas};
 use super::sweep::{Passage, Scorer};
@@ -53,8 +54,14 @@ pub fn text(
     let nats: Vec<f64> = (0..columns.len()).map(sum).collect();
     let per = |scale: &dyn Fn(f64) -> f64| nats.iter().map(|&n| scale(n)).collect::<Vec<f64>>();
     let bytes = windows.bytes as f64 * std::f64::consts::LN_2;
+    let of_column = |column: usize| scores.iter().flatten().map(|nats| nats[column]).collect();
+    let bits = |&bytes: &usize| bytes as f64 * std::f64::consts::LN_2;
+    let items = Items {
+        values: (0..columns.len()).map(of_column).collect(),
+        sizes: windows.bytes_of.iter().map(bits).collect(),
+    };
     let metrics = vec![
-        Metric::new("bits_per_byte", true, &columns, &per(&|n| n / bytes)),
+        Metric::new("bits_per_byte", true, &columns, &per(&|n| n / bytes)).over(&items),
         Metric::new(PERPLEXITY, true, &columns, &per(&|n| (n / total as f64).exp())),
     ];
     let size = format!("{total} tokens ({} bytes) in {} windows of {window}", windows.bytes, scores.len());
@@ -101,6 +108,8 @@ pub(super) struct Windows {
     pub passages: Vec<Passage>,
     /// Bytes of all tokens that are scored.
     bytes: usize,
+    /// The same by passage.
+    bytes_of: Vec<usize>,
     /// Tokens of the longest passage.
     pub longest: usize,
 }
@@ -122,7 +131,8 @@ impl Windows {
             passage
         };
         let passages: Vec<Passage> = tokens.chunks(window).filter(|w| w.len() > 1).map(passage).collect();
-        let bytes = passages.iter().map(|passage| scored_bytes(host, passage)).sum();
+        let bytes_of: Vec<usize> = passages.iter().map(|passage| scored_bytes(host, passage)).collect();
+        let bytes = bytes_of.iter().sum();
         if bytes == 0 {
             return Err(Error::invalid(
                 "text",
@@ -131,7 +141,7 @@ impl Windows {
             ));
         }
         let longest = window.min(tokens.len()) + begin.len();
-        Ok(Self { passages, bytes, longest })
+        Ok(Self { passages, bytes, bytes_of, longest })
     }
 }
 

@@ -1,6 +1,6 @@
 //! The sequences of one request, told apart by what they have read.
 
-use crate::combine::{Logit, Shift};
+use crate::combine::{Control, Logit, Shift};
 use crate::error::{Error, Result};
 use crate::pair::plan::common_prefix;
 use crate::pair::{History, Runner, Sequence};
@@ -14,6 +14,7 @@ use crate::vocab::Token;
 /// proxies' caches.
 pub struct Group<T = ()> {
     alpha: f32,
+    control: Control,
     tuned_prompt: Option<Vec<Token>>,
     /// The host's prompt: the first history.
     prompt: Option<Vec<Token>>,
@@ -44,7 +45,7 @@ impl<T> Member<T> {
     /// As [`Sequence::shift`].
     pub fn shift<L: Logit>(&mut self, logits: &mut [L]) -> Result<Shift> {
         if self.guessed {
-            return self.sequence.shift_by(logits, &self.offset);
+            return self.sequence.shift_at(logits, &self.offset, self.read);
         }
         self.sequence.shift(logits)
     }
@@ -66,7 +67,13 @@ impl<T: Default> Group<T> {
     /// A request of at most `choices` texts at once. `tuned_prompt`: the prompt as the tuned proxy reads it, in its own
     /// tokens, where that is another one.
     pub fn new(alpha: f32, tuned_prompt: Option<Vec<Token>>, choices: usize) -> Self {
-        Self { alpha, tuned_prompt, prompt: None, idle: Vec::new(), most: choices.max(1), made: 0 }
+        let control = Control::default();
+        Self { alpha, control, tuned_prompt, prompt: None, idle: Vec::new(), most: choices.max(1), made: 0 }
+    }
+
+    /// With schedule and guards.
+    pub fn with_control(self, control: Control) -> Self {
+        Self { control, ..self }
     }
 
     /// The weight of the shift.
@@ -94,7 +101,8 @@ impl<T: Default> Group<T> {
             Some((place, _)) => self.idle.swap_remove(place),
             None => {
                 let own = History::new(prompt.clone(), self.tuned_prompt.clone());
-                let (sequence, number) = (runner.sequence(own, self.alpha), self.made);
+                let (mut sequence, number) = (runner.sequence(own, self.alpha), self.made);
+                sequence.set_control(self.control, prompt.len());
                 self.made += 1;
                 Member { sequence, state: T::default(), number, read: 0, offset: Vec::new(), guessed: false }
             }

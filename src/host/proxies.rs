@@ -1,13 +1,14 @@
 //! The proxies of one configuration, for a host that runs in an engine of its own.
 
-use crate::backend::llama::{LlamaModel, LoadOptions};
-use crate::config::Config;
-use crate::decode::{NAMES, RunOptions, model_path, pair, proxies, token_map};
+use crate::backend::llama::{LlamaModel, ThreadPool};
+use crate::config::{self, Config};
+use crate::decode::{NAMES, RunOptions, load_proxies, pair, token_map};
 use crate::error::Result;
 use crate::pair::{Pair, Placement, Runner};
 use crate::vocab::{TokenMap, Vocabulary};
-use std::path::PathBuf;
 use std::sync::Arc;
+
+const KEYS: [&str; 2] = ["proxy_tuning.tuned", "proxy_tuning.untuned"];
 
 /// What the proxies must know of the host, whoever runs it.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +21,9 @@ pub struct HostShape {
     pub sequences: usize,
     /// Threads that it computes on; 0: not known.
     pub threads: usize,
+    /// Whether passes in turn find the host's own threads awake, as OpenMP's are for all of llama.cpp in a process.
+    /// Elsewhere waking them costs a small proxy more than they bring, and slows down the host.
+    pub lends_threads: bool,
 }
 
 /// Both proxies of a configuration, their weights in memory.
@@ -35,22 +39,13 @@ impl Proxies {
     /// When the configuration or a model cannot be used.
     pub fn load(config: Config) -> Result<Self> {
         config.check()?;
-        let tuning = &config.proxy_tuning;
-        let load = |path: &Option<PathBuf>, key: &str| {
-            let device = tuning.device.clone();
-            // A file that is cut short must not end somebody else's process.
-            let options = LoadOptions {
-                gpu_layers: tuning.gpu_layers,
-                device,
-                in_memory: true,
-                ..LoadOptions::default()
-            };
-            LlamaModel::load(model_path(path, key)?, options).map(Arc::new)
-        };
-        let models = proxies(&config, &mut |which| match which {
-            0 => load(&tuning.tuned, "proxy_tuning.tuned"),
-            _ => load(&tuning.untuned, "proxy_tuning.untuned"),
-        })?;
+        if config.proxy_tuning.gate().is_some() {
+            tracing::warn!(
+                "skip_above has no effect in this host: its proxies run before its logits are known"
+            );
+        }
+        // A file that is cut short must not end somebody else's process.
+        let models = load_proxies(&config, KEYS, true, &mut |_, _| true)?;
         Ok(Self { config, models })
     }
 
@@ -88,7 +83,12 @@ impl Proxies {
         };
         let [tuned, untuned] = self.models.clone();
         let [tuned_map, untuned_map] = self.maps(&host.vocabulary)?;
-        pair(&[(tuned, tuned_map), (untuned, untuned_map)], &config, run, None)
+        let tuning = &config.proxy_tuning;
+        let threads = known(tuning.threads, std::thread::available_parallelism().map_or(1, usize::from));
+        let in_turn =
+            host.lends_threads && tuning.placement == config::Placement::Auto && tuning.gpu_layers == 0;
+        let pool = (in_turn && threads > 1).then(|| ThreadPool::new(threads, 0)).transpose()?;
+        pair(&[(tuned, tuned_map), (untuned, untuned_map)], &config, run, pool.map(Arc::new))
     }
 
     /// [`pair`](Self::pair) behind a runner, which has a thread of its own where the proxies can work while the host

@@ -1,7 +1,7 @@
 //! A pair and the rule that it is combined with its host by.
 
 use super::Pair;
-use crate::combine::{ProxyRow, Rule, Shift};
+use crate::combine::{Logits, ProxyRow, Rule, Shift};
 use crate::error::Result;
 use std::sync::Arc;
 
@@ -76,6 +76,27 @@ impl Pair {
         scratch: &mut Vec<f32>,
     ) -> Result<Shift> {
         self.rule.combine(host, self.beside_maps(rows), alpha, scratch)
+    }
+
+    /// As [`shift`](Self::shift), with what any token may gain or lose held within a cap
+    /// ([`shift_by_within`](crate::combine::shift_by_within)); `None`: without.
+    ///
+    /// # Errors
+    /// As [`shift`](Self::shift), and for a cap under another rule than proxy-tuning.
+    pub fn shift_within(
+        &self,
+        host: &mut [f32],
+        rows: [&[f32]; 2],
+        alpha: f32,
+        cap: Option<f32>,
+        scratch: &mut Vec<f32>,
+    ) -> Result<Shift> {
+        if cap.is_none() {
+            return self.shift(host, rows, alpha, scratch);
+        }
+        scratch.resize(host.len(), 0.0);
+        self.rule.advise(scratch, self.beside_maps(rows))?;
+        self.rule.apply_within(Logits::F32(host), scratch, alpha, cap)
     }
 
     fn beside_maps<'a>(&'a self, [tuned, untuned]: [&'a [f32]; 2]) -> [ProxyRow<'a>; 2] {

@@ -12,14 +12,16 @@ mod lane;
 pub mod plan;
 mod runner;
 mod sequence;
+mod stats;
 mod sync;
 mod work;
 
 pub use cached::{CachedModel, Usage};
 pub use history::History;
 pub use plan::SequenceId;
-pub use runner::{Runner, RunnerStats};
+pub use runner::Runner;
 pub use sequence::Sequence;
+pub use stats::RunnerStats;
 pub use work::Work;
 
 use crate::combine::{ProxyTuning, Rule};

@@ -1,11 +1,15 @@
 //! The thread that owns a pair and batches whatever sequences wait for.
 
-use super::sync::{Arc, Mutex, PoisonError, Receiver, Sender, TryRecvError, thread, unbounded};
-use super::{History, Pair, SequenceId};
+use super::sync::{Arc, Mutex, PoisonError, Receiver, Sender, TryLockError, TryRecvError, thread, unbounded};
+use super::{History, Pair, RunnerStats, SequenceId};
 use crate::combine::Rule;
 use crate::error::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
+
+/// Messages that nobody has taken in yet, beyond which those who send them do it where the runner has no thread. Few where orders of
+/// events are tried.
+const MOST_UNREAD: usize = if cfg!(shuttle) { 2 } else { 1024 };
 
 /// A wish for the offsets at the last `rows` positions of a history.
 pub(super) struct Wish {
@@ -23,57 +27,6 @@ pub(super) enum Message {
     Start,
     Remove(SequenceId),
     Stop,
-}
-
-/// What a runner has done so far. Counters only grow; read at any time.
-#[derive(Debug, Default)]
-pub struct RunnerStats {
-    batches: [AtomicU64; Self::BATCHES.len() + 1],
-    rounds: AtomicU64,
-    sequences: AtomicU64,
-    history_tokens: AtomicU64,
-    computed_tokens: AtomicU64,
-    offsets: AtomicU64,
-    failures: AtomicU64,
-    late: AtomicU64,
-    tuned_us: AtomicU64,
-    untuned_us: AtomicU64,
-}
-
-impl RunnerStats {
-    /// Sizes that [`batches`](Self::batches) counts up to.
-    pub const BATCHES: [usize; 6] = [1, 2, 4, 8, 16, 32];
-
-    /// Rounds by their number of sequences: those of at most as many as each of [`BATCHES`](Self::BATCHES) says and more
-    /// than the one before, then those of more.
-    pub fn batches(&self) -> [u64; Self::BATCHES.len() + 1] {
-        self.batches.each_ref().map(|count| count.load(Relaxed))
-    }
-
-    fn begin_round(&self, sequences: usize) {
-        self.rounds.fetch_add(1, Relaxed);
-        self.sequences.fetch_add(sequences as u64, Relaxed);
-        self.batches[Self::BATCHES.partition_point(|&most| most < sequences)].fetch_add(1, Relaxed);
-    }
-}
-
-macro_rules! counters {
-    ($($name:ident: $doc:literal),* $(,)?) => {
-        impl RunnerStats {
-            $(#[doc = $doc] pub fn $name(&self) -> u64 { self.$name.load(Relaxed) })*
-        }
-    };
-}
-counters! {
-    rounds: "Rounds: at most one forward pass of each proxy, over all sequences that waited.",
-    sequences: "Sequences in all rounds together.",
-    history_tokens: "Tokens of the histories that were answered, over both proxies.",
-    computed_tokens: "Tokens that the proxies computed. Those of the histories beyond that stood in their caches already.",
-    offsets: "Offsets handed out.",
-    failures: "Wishes that ended in an error.",
-    late: "Rounds that a proxy did not end in time.",
-    tuned_us: "Time in the tuned proxy's engine, microseconds.",
-    untuned_us: "Time in the untuned proxy's engine, microseconds.",
 }
 
 /// Owns a [`Pair`] and serves any number of [`Sequence`](super::Sequence)s: on a thread of its own, or on the threads
@@ -189,9 +142,9 @@ impl Drop for Runner {
 /// A sequence's way to the runner.
 pub(super) struct Link {
     pub sequence: SequenceId,
-    pub inbox: Sender<Message>,
     pub vocab: usize,
     pub rule: std::sync::Arc<dyn Rule>,
+    inbox: Sender<Message>,
     here: Option<Arc<Mutex<Owner>>>,
 }
 
@@ -199,6 +152,21 @@ impl Link {
     /// Whether nothing runs before somebody waits.
     pub fn is_lazy(&self) -> bool {
         self.here.is_some()
+    }
+
+    /// Leaves a message. An engine may announce for ever and never wait: without a thread that would take it in, the queue is
+    /// emptied here, so that it holds no more than a wish of each sequence. Whoever runs a round empties it anyway.
+    pub fn send(&self, message: Message) -> Result<()> {
+        self.inbox.send(message).map_err(|_| stopped())?;
+        let Some(owner) = self.here.as_ref().filter(|_| self.inbox.len() > MOST_UNREAD) else {
+            return Ok(());
+        };
+        match owner.try_lock() {
+            Ok(mut owner) => owner.take_all(),
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().take_all(),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        Ok(())
     }
 
     /// Waits for an answer; runs the rounds for it where nobody else does.
@@ -209,7 +177,7 @@ impl Link {
                 Err(TryRecvError::Disconnected) => return Err(stopped()),
                 Err(TryRecvError::Empty) => {}
             }
-            self.inbox.send(Message::Start).map_err(|_| stopped())?;
+            self.send(Message::Start)?;
             let Some(owner) = &self.here else {
                 return answer.recv().map_err(|_| stopped())?;
             };
@@ -253,16 +221,14 @@ impl Owner {
 
     /// Takes in all that waits, and runs one round for it. Returns false when that is over for good.
     fn turn(&mut self) -> bool {
-        while let Ok(message) = self.messages.try_recv() {
-            self.take(message);
-        }
+        self.take_all();
         if self.open && !self.wishes.is_empty() {
             let (begin, positions) = (Instant::now(), self.pair.len());
             self.pair.begin(positions);
             self.stats.begin_round(positions);
             self.pair.start();
             let finished = self.pair.finish();
-            self.count();
+            self.stats.end_round(self.pair.usage(), self.pair.late_rounds());
             match finished {
                 Ok(()) => {
                     self.pair.took(positions, begin.elapsed());
@@ -272,6 +238,12 @@ impl Owner {
             }
         }
         self.open
+    }
+
+    fn take_all(&mut self) {
+        while let Ok(message) = self.messages.try_recv() {
+            self.take(message);
+        }
     }
 
     fn take(&mut self, message: Message) {
@@ -319,21 +291,11 @@ impl Owner {
             let done = parts.try_for_each(|(row, offset)| self.pair.offset(index, row, offset));
             let offset = done.map(|()| offset);
             self.pair.swap_remove(index);
-            let counter = if offset.is_ok() { &self.stats.offsets } else { &self.stats.failures };
-            counter.fetch_add(1, Relaxed);
             let models = self.pair.reads().into_iter().filter(|&runs| runs).count();
-            self.stats.history_tokens.fetch_add((models * history.tokens().len()) as u64, Relaxed);
+            self.stats.answered(offset.is_ok(), models * history.tokens().len());
             // Nobody listens when the sequence was dropped meanwhile.
             let _ = reply.send(offset);
         }
-    }
-
-    fn count(&self) {
-        let [tuned, untuned] = self.pair.usage();
-        self.stats.late.store(self.pair.late_rounds(), Relaxed);
-        self.stats.computed_tokens.store(tuned.tokens + untuned.tokens, Relaxed);
-        self.stats.tuned_us.store(tuned.time.as_micros() as u64, Relaxed);
-        self.stats.untuned_us.store(untuned.time.as_micros() as u64, Relaxed);
     }
 
     /// A proxy's thread is gone: everyone who waits is told, everyone who comes finds the channel closed.
@@ -341,8 +303,42 @@ impl Owner {
         tracing::error!(%error, "proxy-tuning stops");
         self.open = false;
         for wish in self.wishes.drain(..).chain(self.queued.drain(..)) {
-            self.stats.failures.fetch_add(1, Relaxed);
+            self.stats.failed();
             let _ = wish.reply.send(Err(error.clone()));
         }
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
+    use crate::backend::{Capabilities, toy::Toy};
+    use crate::pair::{CachedModel, Placement, Proxy};
+    use crate::vocab::TokenMap;
+
+    #[test]
+    fn engines_that_never_wait_fill_no_queue() {
+        let proxy = |seed| {
+            let capabilities =
+                Capabilities { slots: 2, context: 64, batch: 16, vocab: 4, truncate: true, fork: true };
+            Proxy { model: CachedModel::new("toy", Toy::new(capabilities, seed)), map: TokenMap::identity(4) }
+        };
+        let runner = Runner::without_thread(Pair::new(proxy(1), proxy(2), Placement::InTurn).unwrap());
+        let mut most = 0;
+        // Enough to fill it once, where each step takes long.
+        for _ in 0..if cfg!(miri) { 12 } else { 100 } {
+            // Moves on without asking what came of it, and leaves.
+            let mut moving = runner.sequence(History::new(vec![1], None), 1.0);
+            for token in 0..48 {
+                moving.extend(&[token % 4]);
+                moving.prefetch().unwrap();
+                most = most.max(runner.inbox.len());
+            }
+        }
+        assert!((MOST_UNREAD / 2..=MOST_UNREAD).contains(&most), "{most}");
+        let mut waiting = runner.sequence(History::new(vec![1, 2], None), 1.0);
+        assert!(waiting.offset().is_ok() && runner.stats().failures() == 0);
+        // Nothing ran for those who did not wait.
+        assert_eq!(runner.stats().sequences(), 1);
     }
 }

@@ -1,9 +1,9 @@
 //! A sequence as an engine's adapter holds it.
 
 use super::History;
-use super::runner::{Link, Message, Wish, stopped};
+use super::runner::{Link, Message, Wish};
 use super::sync::{Receiver, bounded};
-use crate::combine::{Logit, Shift};
+use crate::combine::{Control, Logit, Shift};
 use crate::error::Result;
 use crate::vocab::Token;
 
@@ -18,6 +18,9 @@ pub struct Sequence {
     link: Link,
     history: History,
     alpha: f32,
+    control: Control,
+    /// Tokens of the history before the generated ones.
+    start: usize,
     /// The offset for the present history, where it is known or on its way.
     pending: Option<Receiver<Result<Vec<f32>>>>,
     known: bool,
@@ -34,7 +37,21 @@ pub struct Sequence {
 impl Sequence {
     pub(super) fn new(link: Link, history: History, alpha: f32) -> Self {
         let (offset, draft, asked) = Default::default();
-        Self { link, history, alpha, pending: None, known: false, offset, draft, asked, first: 0, row: 0 }
+        let (control, start) = (Control::default(), history.prompt().len());
+        Self {
+            link,
+            history,
+            alpha,
+            control,
+            start,
+            pending: None,
+            known: false,
+            offset,
+            draft,
+            asked,
+            first: 0,
+            row: 0,
+        }
     }
 
     /// What the models have read.
@@ -50,6 +67,18 @@ impl Sequence {
     /// Sets the weight of the shift; negative turns it round.
     pub fn set_alpha(&mut self, alpha: f32) {
         self.alpha = alpha;
+    }
+
+    /// Sets schedule and guards. `start`: tokens at the beginning of its histories that are its prompt; the others count
+    /// as generated.
+    pub fn set_control(&mut self, control: Control, start: usize) {
+        (self.control, self.start) = (control, start);
+    }
+
+    /// The weight of the shift for the token that follows the present history.
+    pub fn weight(&self) -> f32 {
+        let generated = self.history.tokens().get(self.start..).unwrap_or_default();
+        self.control.weight(self.alpha, generated)
     }
 
     /// Appends generated tokens, in the host's vocabulary.
@@ -107,19 +136,21 @@ impl Sequence {
     /// A sequence with the same history that goes its own way. Lazy: no cache is copied and no model runs now; once
     /// the fork needs an offset, it copies what the original has cached.
     pub fn fork(&self, runner: &super::Runner) -> Self {
-        runner.sequence(self.history.clone(), self.alpha)
+        let mut fork = runner.sequence(self.history.clone(), self.alpha);
+        fork.set_control(self.control, self.start);
+        fork
     }
 
     /// Starts computing the offset for the present history, and whatever else has been announced; returns at once.
-    /// Nothing happens when it is there or on its way already, or when `alpha` is 0. A runner without a thread starts
+    /// Nothing happens when it is there or on its way already, or when its [weight](Self::weight) is 0. A runner without a thread starts
     /// when somebody waits.
     ///
     /// # Errors
     /// When the runner is gone.
     pub fn prefetch(&mut self) -> Result<()> {
-        if self.alpha != 0.0 && !self.known {
+        if !self.known && self.weight() != 0.0 {
             self.announce()?;
-            self.link.inbox.send(Message::Start).map_err(|_| stopped())?;
+            self.link.send(Message::Start)?;
         }
         Ok(())
     }
@@ -131,7 +162,7 @@ impl Sequence {
     /// # Errors
     /// When the runner is gone.
     pub fn announce(&mut self) -> Result<()> {
-        if self.alpha == 0.0 || self.known || self.pending.is_some() {
+        if self.known || self.pending.is_some() || self.weight() == 0.0 {
             return Ok(());
         }
         let (reply, pending) = bounded(1);
@@ -148,20 +179,20 @@ impl Sequence {
             offset: std::mem::take(&mut self.offset),
             reply,
         };
-        self.link.inbox.send(Message::Wish(wish)).map_err(|_| stopped())?;
+        self.link.send(Message::Wish(wish))?;
         self.pending = Some(pending);
         Ok(())
     }
 
     /// The offset `tuned - untuned` for the token that follows the present history: one value for each of the
     /// host's tokens, not yet weighed by `alpha`; under another rule than proxy-tuning its
-    /// [advice](crate::combine::Rule::advise). Waits for the proxies where it must. All zero where `alpha` is 0:
+    /// [advice](crate::combine::Rule::advise). Waits for the proxies where it must. All zero where its [weight](Self::weight) is 0:
     /// then no model runs.
     ///
     /// # Errors
     /// When a proxy failed on this sequence, its context is full, or the runner is gone.
     pub fn offset(&mut self) -> Result<&[f32]> {
-        if self.alpha == 0.0 {
+        if self.weight() == 0.0 {
             (self.known, self.pending, self.row) = (false, None, 0);
             self.offset.clear();
             self.offset.resize(self.link.vocab, 0.0);
@@ -201,30 +232,34 @@ impl Sequence {
     /// Combines the host's logits for the present history with what the proxies say, in place: adds
     /// `alpha * (tuned - untuned)`, unless the pair has another [rule](super::Pair::with_rule).
     ///
-    /// Asked twice for one history it computes once, and shifts whatever it is given. With `alpha` 0 no model runs.
+    /// Asked twice for one history it computes once, and shifts whatever it is given. With a [weight](Self::weight) of 0 no model runs.
     ///
     /// # Errors
     /// As [`offset`](Self::offset), and when `logits` has not the length of the host's vocabulary; `logits` is
     /// untouched then.
     pub fn shift<L: Logit>(&mut self, logits: &mut [L]) -> Result<Shift> {
-        if self.alpha == 0.0 {
+        let (weight, cap) = (self.weight(), self.control.cap);
+        if weight == 0.0 {
             return Ok(Shift::default());
         }
-        let (alpha, rule) = (self.alpha, self.link.rule.clone());
-        rule.apply(L::of_row(logits), self.offset()?, alpha)
+        let rule = self.link.rule.clone();
+        rule.apply_within(L::of_row(logits), self.offset()?, weight, cap)
     }
 
-    /// As [`shift`](Self::shift) with an offset that was [taken out](Self::take_offset).
+    /// As [`shift`](Self::shift) with an offset that was [taken out](Self::take_offset), weighed for the first so many tokens of the
+    /// history.
     ///
     /// # Errors
     /// When the lengths differ; `logits` is untouched then.
-    pub fn shift_by<L: Logit>(&self, logits: &mut [L], offset: &[f32]) -> Result<Shift> {
-        self.link.rule.apply(L::of_row(logits), offset, self.alpha)
+    pub fn shift_at<L: Logit>(&self, logits: &mut [L], offset: &[f32], tokens: usize) -> Result<Shift> {
+        let generated = self.history.tokens().get(self.start..tokens).unwrap_or_default();
+        let weight = self.control.weight(self.alpha, generated);
+        self.link.rule.apply_within(L::of_row(logits), offset, weight, self.control.cap)
     }
 }
 
 impl Drop for Sequence {
     fn drop(&mut self) {
-        let _ = self.link.inbox.send(Message::Remove(self.link.sequence));
+        let _ = self.link.send(Message::Remove(self.link.sequence));
     }
 }

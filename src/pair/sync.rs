@@ -5,7 +5,7 @@
 pub use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, unbounded};
 #[cfg(not(shuttle))]
 pub use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, TryLockError},
     thread,
 };
 
@@ -18,7 +18,7 @@ pub use {
         sync::{Arc, Mutex},
         thread,
     },
-    std::sync::PoisonError,
+    std::sync::{PoisonError, TryLockError},
 };
 
 #[cfg(shuttle)]
@@ -71,6 +71,10 @@ mod checked {
             state.queue.push_back(message);
             self.0.changed.notify_all();
             Ok(())
+        }
+
+        pub fn len(&self) -> usize {
+            self.0.lock().queue.len()
         }
     }
 

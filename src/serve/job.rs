@@ -2,6 +2,7 @@
 
 use super::App;
 use super::error::{ApiError, ApiResult};
+use crate::config::Control;
 use crate::decode::NAMES;
 use crate::error::Error;
 use crate::host::mistralrs::{EarlyStart, Processor, RequestOptions, SamplingOptions};
@@ -20,6 +21,8 @@ pub struct Job {
     pub tuned_system: Option<String>,
     /// Weight of the shift; `None`: as configured.
     pub alpha: Option<f32>,
+    /// Schedule and guards.
+    pub control: Control,
     /// Seed of the sampling.
     pub seed: Option<u64>,
 }
@@ -44,7 +47,7 @@ impl Job {
     /// # Errors
     /// 400 for a prompt that a model cannot read or that is too long, and for values out of range.
     pub async fn prepare(self, app: &App) -> ApiResult<Prepared> {
-        let Self { mut request, prompt, tuned_system, alpha, seed } = self;
+        let Self { mut request, prompt, tuned_system, alpha, control, seed } = self;
         let tokens = app.engine.tokens(&request).await?;
         check_tokens(&tokens, app)?;
         let most = room(&request, tokens.len(), app)?;
@@ -62,6 +65,7 @@ impl Job {
         };
         let options = RequestOptions {
             alpha,
+            control: Some(control),
             tuned_prompt,
             choices: request.sampling_params.n_choices,
             early_start: early_start(&request),

@@ -1,6 +1,8 @@
 //! What a request says, before mistral.rs reads it.
 
 use super::error::{ApiError, ApiResult};
+use crate::config::Control;
+use crate::error::Error;
 use crate::prompt::Message;
 #[cfg(any(test, feature = "serve"))]
 use crate::vocab::Token;
@@ -14,6 +16,9 @@ use serde_json::{Map, Value};
 pub struct Overrides {
     alpha: Option<f64>,
     enabled: Option<bool>,
+    alpha_schedule: Option<String>,
+    shift_cap: Option<f64>,
+    repetition_guard: Option<u32>,
     /// The tuned proxy's system prompt.
     pub tuned_system: Option<String>,
 }
@@ -24,11 +29,41 @@ impl Overrides {
         if self.enabled == Some(false) { Some(0.0) } else { self.alpha.map(|alpha| alpha as f32) }
     }
 
+    /// Schedule and guards: what is left out is as `configured`.
+    ///
+    /// # Errors
+    /// 400 that names the field.
+    pub fn control(&self, configured: Control) -> ApiResult<Control> {
+        let mut control = configured;
+        if let Some(schedule) = &self.alpha_schedule {
+            control.schedule = schedule.parse().map_err(|e| invalid("alpha_schedule", &e))?;
+        }
+        if let Some(cap) = self.shift_cap {
+            control.cap = (cap != 0.0).then_some(cap as f32);
+            control.check().map_err(|e| invalid("shift_cap", &e))?;
+        }
+        if let Some(times) = self.repetition_guard {
+            control.repetition_guard = times;
+            control.check().map_err(|e| invalid("repetition_guard", &e))?;
+        }
+        Ok(control)
+    }
+
     fn check(&self) -> ApiResult<()> {
+        self.control(Control::default())?;
         let Some(alpha) = self.alpha else { return Ok(()) };
         let expected = "a finite number: 1 as in the paper, 0 for none, negative to turn the shift round";
         let finite = (alpha as f32).is_finite();
         if finite { Ok(()) } else { Err(ApiError::invalid("proxy_tuning.alpha", alpha, expected)) }
+    }
+}
+
+/// A value that the configuration would refuse too, by its name here.
+fn invalid(field: &str, error: &Error) -> ApiError {
+    let name = format!("proxy_tuning.{field}");
+    match error {
+        Error::Invalid { given, expected, .. } => ApiError::invalid(&name, given, expected),
+        other => ApiError::field(&name, other.to_string()),
     }
 }
 
@@ -190,6 +225,10 @@ mod tests {
         let cases = [
             (json!({ "alpha": "much" }), "proxy_tuning.alpha"),
             (json!({ "alpha": 1e39 }), "proxy_tuning.alpha"),
+            (json!({ "alpha_schedule": "cosine:3" }), "proxy_tuning.alpha_schedule"),
+            (json!({ "alpha_schedule": 3 }), "proxy_tuning.alpha_schedule"),
+            (json!({ "shift_cap": -1 }), "proxy_tuning.shift_cap"),
+            (json!({ "repetition_guard": 1 }), "proxy_tuning.repetition_guard"),
             (json!({ "enabled": 1 }), "proxy_tuning.enabled"),
             (json!({ "tuned_system": ["s"] }), "proxy_tuning.tuned_system"),
             (json!({ "alfa": 1 }), "proxy_tuning.alfa"),

@@ -70,8 +70,9 @@ async fn read_chat(app: &App, body: Body) -> ApiResult<Job> {
     let (sender, _) = create_response_channel(Some(1));
     let request = chat_completion::parse_request(parsed, app.engine.mistralrs().clone(), sender).await;
     let request = checked(request)?;
+    let control = overrides.control(app.tuning.config().proxy_tuning.control())?;
     let (alpha, tuned_system) = (overrides.alpha(), overrides.tuned_system);
-    Ok(Job { request, prompt: TunedPrompt::Chat(messages), tuned_system, alpha, seed })
+    Ok(Job { request, prompt: TunedPrompt::Chat(messages), tuned_system, alpha, control, seed })
 }
 
 fn read_completion(app: &App, body: Body) -> ApiResult<Job> {
@@ -87,8 +88,9 @@ fn read_completion(app: &App, body: Body) -> ApiResult<Job> {
     if let Some(tokens) = tokens {
         request.messages = RequestMessage::CompletionTokens(tokens);
     }
+    let control = overrides.control(app.tuning.config().proxy_tuning.control())?;
     let (alpha, tuned_system) = (overrides.alpha(), overrides.tuned_system);
-    Ok(Job { request, prompt, tuned_system, alpha, seed })
+    Ok(Job { request, prompt, tuned_system, alpha, control, seed })
 }
 
 fn fields(body: Body) -> ApiResult<Fields> {

@@ -6,7 +6,7 @@ mod replay;
 
 use fake::{Fake, Reply, in_order};
 use proxytune::backend::llama::SamplerOptions;
-use proxytune::config::{Config, OnError, Speculate};
+use proxytune::config::{Config, Control, OnError, Speculate};
 use proxytune::host::blackbox::{Advisers, BlackBox, Finish, Ids, Job, Outcome, Prompt, Way, generate};
 use proxytune::host::openai::{Form, Key, Limits, OpenAi, Options};
 use proxytune::{Error, Result};
@@ -46,6 +46,7 @@ fn job(max_tokens: usize) -> Job {
         prompt: Prompt::Text("It is".into()),
         tuned_system: None,
         alpha: 0.01,
+        control: Control::default(),
         sampler: SamplerOptions::default(),
         max_tokens,
         stops: Vec::new(),
@@ -127,6 +128,28 @@ async fn a_wrong_key_and_a_missing_model_say_what_to_do_and_are_not_tried_again(
     let fake = Fake::start(|_, _| Reply::new(404, r#"{"error":{"message":"no model m"}}"#)).await;
     let (said, text) = upstream(&OpenAi::connect(options(&fake)).await.unwrap_err());
     assert!(said == Some(404) && text.contains("--host-model") && text.contains("no model m"), "{text}");
+}
+
+/// The program's most talkative log has neither the key nor what carries it.
+#[cfg(feature = "cli")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_most_talkative_log_has_no_key() {
+    let fake = well(vec![events(&[" a", " b"])]).await;
+    let url = fake.url();
+    let run = move || {
+        let fixture = |name| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+        let mut command = assert_cmd::Command::cargo_bin("proxytune").unwrap();
+        command.args(["generate", "-vv", "--engine", "openai", "--host-url", &url, "--host-model", "m"]);
+        command.args(["--prompt", "It is", "--max-tokens", "2", "--threads", "1", "--tuned"]);
+        command.arg(fixture("tuned-f32.gguf")).arg("--untuned").arg(fixture("untuned-f32.gguf"));
+        command.envs([("OPENAI_API_KEY", "sk-secret"), ("PROXYTUNE_LOG", "trace"), ("RUST_LOG", "trace")]);
+        command.output().unwrap()
+    };
+    let done = tokio::task::spawn_blocking(run).await.unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success() && said.contains("TRACE"), "{said}");
+    assert!(fake.heads.lock().unwrap().iter().any(|head| head.contains("Bearer sk-secret")));
+    assert!(!said.contains("sk-secret"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,9 +4,11 @@
 `scripts/test-plugin.sh` sets PROXYTUNE_PLUGIN_FAULTS to a plugin that was built with the feature `fault-injection`.
 """
 
+import json
 import os
 import pathlib
 import signal
+import socket
 import threading
 import time
 import unittest
@@ -16,6 +18,8 @@ from harness import CASES, TUNED, at_once, write_config
 from test_plugin import Plugin, of_alpha
 
 FAULTS = pathlib.Path(os.environ["PROXYTUNE_PLUGIN_FAULTS"]).resolve()
+# In no golden case.
+POISON = 4000
 
 
 def resident(server):
@@ -59,6 +63,43 @@ class Faults(Plugin):
                 self.set("none")
                 for answer in at_once([lambda: server.complete(case["prompt_tokens"])] * 8):
                     self.assert_golden(case, answer)
+
+    def test_a_fault_of_one_request_is_no_other_ones(self):
+        """Four at once in one batch, one of which reads the token that the fault waits for."""
+        case = of_alpha(1.0)[0]
+        victim = [*case["prompt_tokens"], POISON]
+        with self.server(slots=4) as server:
+            quiet = server.complete(victim, n_predict=32)["tokens"]
+        with self.server(slots=4) as server:
+            self.set(f"fail at {POISON}")
+            calls = [lambda: server.complete(case["prompt_tokens"])] * 6 + [lambda: server.complete(victim, n_predict=32)] * 2
+            *answers, first, second = at_once(calls)
+            for answer in answers:
+                self.assert_golden(case, answer)
+            self.assertNotEqual(first["tokens"], quiet)
+            self.assertEqual(first["tokens"], second["tokens"])
+            self.set("none")
+            self.assertEqual(server.complete(victim, n_predict=32)["tokens"], quiet)
+
+    def test_a_single_fault_is_nobodys(self):
+        """A pass that fails for several is tried again for each, so that nobody pays for another."""
+        case = of_alpha(1.0)[0]
+        with self.server(slots=4) as server:
+            self.set("fail once")
+            for answer in at_once([lambda: server.complete(case["prompt_tokens"])] * 8):
+                self.assertEqual(answer["tokens_predicted"], 96)
+            self.assert_golden(case, server.complete(case["prompt_tokens"]))
+
+    def test_a_proxy_a_hundred_times_slower(self):
+        case = of_alpha(1.0)[0]
+        with self.server() as server:
+            self.set("slow 20")
+            self.assert_golden(case, server.complete(case["prompt_tokens"], n_predict=24))
+        with self.server(config={"proxy_timeout": 0.05}) as server:
+            self.set("slow 500")
+            self.assert_golden(case, server.complete(case["prompt_tokens"]), case["host_tokens"])
+            self.set("none")
+            self.until_golden(server, case)
 
     def test_a_proxy_that_hangs(self):
         case = of_alpha(1.0)[0]
@@ -112,6 +153,51 @@ class Faults(Plugin):
                 self.assertLess(resident(server) - before, 4096, fault)
                 self.set("none")
                 self.until_golden(server, of_alpha(1.0)[0])
+
+
+class Clients(Plugin):
+    """Clients that break off, with the plugin as it is released."""
+
+    def connect(self, server, body, share=1.0):
+        """A connection over which a share of a request was sent, and nothing has been read."""
+        connection = socket.socket()
+        self.addCleanup(connection.close)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        connection.connect(("127.0.0.1", server.port))
+        body = json.dumps(body).encode()
+        head = b"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        whole = head % len(body) + body
+        connection.sendall(whole[: int(share * len(whole))])
+        return connection
+
+    def test_half_requests_deaf_clients_and_those_that_leave(self):
+        case = next(case for case in CASES if case["name"] == "prose-64")
+        long = {"prompt": case["prompt_tokens"], "n_predict": 600, "temperature": 0, "stream": True, "ignore_eos": True}
+        with self.server(slots=4) as server:
+            self.assert_golden(case, server.complete(case["prompt_tokens"]))
+            sizes = []
+            for _ in range(12):
+                half = [self.connect(server, long, share) for share in (0.1, 0.5, 0.9)]
+                deaf = self.connect(server, long)
+                gone = self.connect(server, long)
+                gone.recv(200)
+                gone.close()
+                for answer in at_once([lambda: server.complete(case["prompt_tokens"])] * 3):
+                    self.assert_golden(case, answer)
+                for connection in (*half, deaf):
+                    connection.close()
+                sizes.append(resident(server))
+            self.assertLess(sizes[-1] - sizes[len(sizes) // 2], 4096, sizes)
+            self.assertEqual(len(server.lines()), 1, server.lines())
+
+    def test_the_end_in_the_middle_of_texts(self):
+        case = next(case for case in CASES if case["name"] == "prose-64")
+        long = {"prompt": case["prompt_tokens"], "n_predict": 900, "stream": True, "ignore_eos": True}
+        with self.server(slots=4) as server:
+            for connection in [self.connect(server, long) for _ in range(4)]:
+                self.assertTrue(connection.recv(200))
+            server.process.send_signal(signal.SIGTERM)
+            self.assertEqual(server.process.wait(60), 0, server.output()[-2000:])
 
 
 class Files(Plugin):

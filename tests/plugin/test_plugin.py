@@ -15,7 +15,7 @@ import unittest
 import urllib.request
 
 from harness import (
-    BIN, CASES, FIXTURES, HOST, TUNED, UNTUNED, Server, at_once, environment, with_foreign_vocabulary, write_config,
+    BIN, CASES, FIXTURES, HOST, ROOT, TUNED, UNTUNED, Server, at_once, environment, with_foreign_vocabulary, write_config,
 )  # fmt: skip
 
 # Tokens that end a text in this vocabulary; the oracle goes on after them, a server does not.
@@ -304,6 +304,28 @@ class Simple(Plugin):
         command = [sys.executable, script, BIN / "libllama.so", os.environ["PROXYTUNE_PLUGIN"], config]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         self.assertEqual((done.returncode, done.stdout), (0, "fine\n"), done.stderr[-3000:])
+
+    def test_calls_in_any_order_under_sanitizers(self):
+        """FUZZ_CALLS says how many on each of three threads."""
+        program, broken = self.folder / "random_calls", self.folder / "broken.toml"
+        broken.write_text("[proxy_tuning]\nalpha = \"much\"\n")
+        source, llama = pathlib.Path(os.environ["LLAMA_DIR"]), ["-lllama", "-lggml", "-lggml-base"]
+        includes = [f"-I{folder}" for folder in (source / "include", source / "ggml/include", ROOT / "include")]
+        plugin = pathlib.Path(os.environ["PROXYTUNE_PLUGIN"]).resolve()
+        command = ["c++", "-std=c++17", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", *includes]
+        command += ["-o", program, pathlib.Path(__file__).with_name("random_calls.cc"), plugin, f"-L{BIN}", *llama]
+        command += [f"-Wl,-rpath,{BIN}:{plugin.parent}", "-pthread"]
+        subprocess.run(command, check=True)
+        config = write_config(self.folder, ctx=48, slots=3)
+        calls = os.environ.get("FUZZ_CALLS", "300")
+        command = [program, config, self.folder / "absent.toml", broken, calls]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        self.assertEqual((done.returncode, done.stdout), (0, "fine\n"), done.stderr[-3000:])
+        with open("/dev/full", "w") as full:
+            done_unheard = subprocess.run([*command[:-1], "30"], stdout=subprocess.PIPE, stderr=full, text=True, timeout=600)
+        self.assertEqual((done_unheard.returncode, done_unheard.stdout), (0, "fine\n"))
+        # What is too long for the proxies is said once, whoever asks.
+        self.assertEqual(done.stderr.count("do not fit its context of 48"), 1, done.stderr[-3000:])
 
     def test_other_programs_do_not_notice(self):
         env = environment(self.folder / "absent.toml")

@@ -33,9 +33,9 @@ def trio(host=HOST, tuned=TUNED, untuned=UNTUNED):
 class Server:
     """A running server; a context manager."""
 
-    def __init__(self, *arguments, models=None, env=None):
+    def __init__(self, *arguments, models=None, env=None, program=PROXYTUNE):
         self.log = tempfile.TemporaryFile("w+")
-        command = [PROXYTUNE, "serve", "--port", "0", *(trio() if models is None else models), *arguments]
+        command = [program, "serve", "--port", "0", *(trio() if models is None else models), *arguments]
         self.process = subprocess.Popen(
             [str(c) for c in command], stdout=self.log, stderr=subprocess.STDOUT, env=os.environ | (env or {}), cwd=ROOT
         )

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import pathlib
 import shutil
 import signal
 import socket
@@ -62,6 +64,54 @@ def test_a_client_that_stops_reading_holds_nobody_up(server, client):
     server.settle()
     for connection in deaf:
         connection.close()
+
+
+def test_half_requests_hold_nobody_up(server, client):
+    """Connections that never come to the end of what they ask, while others are answered."""
+    host, port = server.address.split(":")
+    body = b'{"model": "default", "prompt": [689], "max_tokens": 900, "temperature": 0}'
+    whole = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    before = server.metrics()
+    half = [socket.create_connection((host, int(port))) for _ in range(60)]
+    for i, connection in enumerate(half):
+        connection.sendall(whole[: len(whole) * (i % 10) // 10])
+    for _ in range(3):
+        assert completion(client, CASE["prompt_tokens"]).choices[0].text == expected(CASE)
+    for connection in half:
+        connection.close()
+    assert completion(client, CASE["prompt_tokens"]).choices[0].text == expected(CASE)
+    after = server.metrics()
+    # What was not asked has not been computed.
+    generated = "proxytune_generated_tokens_total"
+    assert after[generated] - before.get(generated, 0) <= 4 * 96
+
+
+def test_a_log_on_a_full_disk(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [PROXYTUNE, "serve", *trio(), "--port", port, "-vv"]
+    with open("/dev/full", "w") as full:
+        server = subprocess.Popen([str(c) for c in command], stdout=full, stderr=full, cwd=ROOT)
+    try:
+        deadline = time.monotonic() + 300
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"http://127.0.0.1:{port}/health").text == "OK":
+                    break
+            assert server.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+        assert completion(client, CASE["prompt_tokens"]).choices[0].text == expected(CASE)
+        # An error, which the server writes of.
+        with pytest.raises(openai.BadRequestError):
+            completion(client, CASE["prompt_tokens"], temperature=-1)
+        assert completion(client, CASE["prompt_tokens"]).choices[0].text == expected(CASE)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0
+    finally:
+        server.kill()
+        server.wait()
 
 
 def test_a_thousand_requests_at_once(server):
@@ -156,6 +206,23 @@ def test_proxy_files_that_vanish(tmp_path):
         assert completion(server.client(), CASE["prompt_tokens"]).choices[0].text == expected(CASE)
 
 
+def test_proxy_files_that_are_cut_short_while_in_use(tmp_path):
+    copies = [pathlib.Path(shutil.copy(path, tmp_path)) for path in (HOST, TUNED, UNTUNED)]
+    with Server(models=trio(*copies)) as server:
+        assert completion(server.client(), CASE["prompt_tokens"]).choices[0].text == expected(CASE)
+        for copy in copies[1:]:
+            os.truncate(copy, 1000)
+        for case in (CASE, next(c for c in CASES if c["name"] == "prose-200")):
+            assert completion(server.client(), case["prompt_tokens"]).choices[0].text == expected(case)
+
+
+def test_caches_beyond_all_memory(tmp_path):
+    config = tmp_path / "proxytune.toml"
+    config.write_text("[proxy_tuning]\nctx = 100000000\n")
+    with pytest.raises(RuntimeError, match="ended with 2(.|\n)*MiB are free"):
+        Server("--config", config).__enter__()
+
+
 def test_keys(tmp_path):
     keys = tmp_path / "keys"
     keys.write_text("first\nsecond\n")
@@ -172,6 +239,23 @@ def test_keys(tmp_path):
     empty = Server("--api-key-env", "NO_SUCH_KEY")
     with pytest.raises(RuntimeError, match="api_key_env"):
         empty.__enter__()
+
+
+def test_the_most_talkative_log_has_no_key(tmp_path):
+    """Not those that open the server, not what others showed instead."""
+    keys = tmp_path / "keys"
+    keys.write_text("sk-of-the-file\n")
+    env = {"A_KEY": "sk-of-the-variable", "PROXYTUNE_LOG": "trace", "RUST_LOG": "trace"}
+    with Server("-vv", "--api-key-file", keys, "--api-key-env", "A_KEY", env=env) as server:
+        for key in ("sk-of-the-file", "sk-of-the-variable"):
+            assert completion(server.client(api_key=key), "import os", max_tokens=2).choices
+            assert httpx.get(server.url("/v1/models"), headers={"Authorization": f"Bearer {key}"}).status_code == 200
+        with pytest.raises(openai.AuthenticationError):
+            completion(server.client(api_key="sk-wrong"), "import os")
+        said = server.output()
+    assert "TRACE" in said
+    for secret in ("sk-of-the-file", "sk-of-the-variable", "sk-wrong"):
+        assert secret not in said
 
 
 def test_routes_of_mistralrs_are_there(server):

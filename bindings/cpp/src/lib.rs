@@ -22,6 +22,7 @@ mod ffi {
     struct Options<'a> {
         config: &'a [u8],
         tuned: &'a [u8],
+        tuned_lora: &'a [u8],
         untuned: &'a [u8],
         host: &'a [u8],
         vocabulary_size: usize,

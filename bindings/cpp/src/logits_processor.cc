@@ -75,6 +75,7 @@ ffi::Status Open(const ffi::Processor& processor, const Options& options) {
   return processor.open({
       Bytes(options.config),
       Bytes(options.tuned),
+      Bytes(options.tuned_lora),
       Bytes(options.untuned),
       Bytes(options.host),
       options.vocabulary_size,

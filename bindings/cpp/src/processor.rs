@@ -140,7 +140,12 @@ fn load(options: &Options<'_>) -> Result<Requests> {
         None => Config::default(),
     };
     let set = |into: &mut Option<PathBuf>, bytes| *into = path(bytes).map(Path::to_owned).or(into.take());
+    // Of a model and an adapter, the one given here holds.
+    if !options.tuned.is_empty() || !options.tuned_lora.is_empty() {
+        (config.proxy_tuning.tuned, config.proxy_tuning.tuned_lora) = (None, None);
+    }
     set(&mut config.proxy_tuning.tuned, options.tuned);
+    set(&mut config.proxy_tuning.tuned_lora, options.tuned_lora);
     set(&mut config.proxy_tuning.untuned, options.untuned);
     set(&mut config.host.model, options.host);
     if options.has_alpha {
@@ -161,6 +166,7 @@ fn load(options: &Options<'_>) -> Result<Requests> {
         context: options.context,
         sequences: options.sequences,
         threads: options.threads,
+        lends_threads: false,
     };
     pad(&mut shape, options.vocabulary_size)?;
     Requests::load(config, &shape)

@@ -101,7 +101,8 @@ pub fn requests(config: Config, host: Host) -> proxytune::Result<(Requests, Sett
         }
     }
     let Host { context, sequences, threads, .. } = host;
-    let runner = proxies.runner(&HostShape { vocabulary, context, sequences, threads })?;
+    let runner =
+        proxies.runner(&HostShape { vocabulary, context, sequences, threads, lends_threads: false })?;
     let tuning = &proxies.config().proxy_tuning;
     let settings = Settings {
         vocab: runner.host_vocab(),
@@ -112,5 +113,6 @@ pub fn requests(config: Config, host: Host) -> proxytune::Result<(Requests, Sett
         background: runner.has_thread(),
     };
     let tokenize = move |text: &str| tuned.tokenize(text, true);
-    Ok((Requests::new(runner, tuning.alpha, tuning.on_error, tokenize), settings))
+    let requests = Requests::new(runner, tuning.alpha, tuning.on_error, tokenize);
+    Ok((requests.with_control(tuning.control()), settings))
 }

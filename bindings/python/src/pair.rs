@@ -8,6 +8,7 @@ use crate::tensor::Tensor;
 use crate::texts::Texts;
 use crate::tokens::histories;
 use numpy::{PyArray1, PyArray2, PyArrayMethods};
+use proxytune::Error;
 use proxytune::config::check_alpha;
 use proxytune::host::requests::{Logits, Requests, TunedPrompt};
 use proxytune::vocab::Token;
@@ -66,6 +67,15 @@ type Write = fn(&mut Requests, &mut [BatchRow<'_>], &mut [f32], usize) -> proxyt
 /// Why rows have no offset, by row.
 pub type Failures = BTreeMap<usize, String>;
 
+/// Rows without requests have no place in a text that a schedule could go by.
+fn refuse_control(config: &proxytune::config::Config) -> PyResult<()> {
+    if config.proxy_tuning.control() == Default::default() {
+        return Ok(());
+    }
+    let expected = "none of them: a ProxyPair does not know where a text begins; give each row its alpha";
+    Err(exception(&Error::invalid("alpha_schedule, shift_cap or repetition_guard", "a value", expected)))
+}
+
 #[pymethods]
 impl ProxyPair {
     #[new]
@@ -80,6 +90,7 @@ impl ProxyPair {
         threads: usize,
     ) -> PyResult<Self> {
         let config = load::config(config)?;
+        refuse_control(&config)?;
         let host = Host { vocabulary, vocab_size, context, sequences, threads };
         let (requests, settings) = py.detach(|| load::requests(config, host)).map_err(|e| exception(&e))?;
         let texts = Texts::new(settings.sequences);

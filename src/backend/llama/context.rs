@@ -40,7 +40,8 @@ pub struct LlamaContext {
     rows: Vec<i32>,
     capabilities: Capabilities,
     name: String,
-    _model: Arc<LlamaModel>,
+    /// Outlives the context, weights, adapter and all.
+    model: Arc<LlamaModel>,
 }
 
 // SAFETY: a context may be used from any thread, one at a time, which `&mut self` ensures.
@@ -63,7 +64,7 @@ impl LlamaContext {
             if model.is_f32() { (sys::GGML_TYPE_F32, 4) } else { (sys::GGML_TYPE_F16, 2) };
         fits_memory(&options.name, model.kv_bytes_per_token(kv_bytes) * u64::from(total))?;
         let batch = options.batch.max(slots);
-        // SAFETY: parameters come from the engine's defaults; the model outlives the context (`_model`).
+        // SAFETY: parameters come from the engine's defaults; the model outlives the context (`model`).
         let (raw, reason) = log::with_last_error(|| unsafe {
             let mut params = sys::llama_context_default_params();
             params.n_ctx = total;
@@ -110,9 +111,13 @@ impl LlamaContext {
             rows: Vec::new(),
             capabilities,
             name,
-            _model: model,
+            model,
         };
         context.attach_pool();
+        if let Some(adapter) = &context.model.adapter {
+            // SAFETY: the context is alive; the adapter belongs to the model that it was made for.
+            unsafe { adapter.attach(context.raw.as_ptr(), &context.name)? };
+        }
         Ok(context)
     }
 

@@ -43,11 +43,11 @@ pub(super) fn check_tokens(path: &Path, c_path: &CStr) -> Result<()> {
     }
 }
 
-/// A file's metadata, without weights.
-struct Head(NonNull<sys::gguf_context>);
+/// A file's metadata and what is said of its tensors, without weights.
+pub(super) struct Head(NonNull<sys::gguf_context>);
 
 impl Head {
-    fn read(path: &CStr) -> Option<Self> {
+    pub(super) fn read(path: &CStr) -> Option<Self> {
         let params = sys::gguf_init_params { no_alloc: true, ctx: std::ptr::null_mut() };
         // SAFETY: the path is a string; without `ctx` no tensors are made.
         NonNull::new(unsafe { sys::gguf_init_from_file(path.as_ptr(), params) }).map(Self)
@@ -65,6 +65,67 @@ impl Head {
         };
         // SAFETY: the index is below the count; the engine's strings live as long as the head.
         (0..count).map(move |i| unsafe { CStr::from_ptr(sys::gguf_get_arr_str(raw, key, i)) })
+    }
+}
+
+/// What a file says of one tensor.
+#[cfg(not(llama_without_adapters))]
+pub(super) struct Tensor<'a> {
+    pub name: &'a CStr,
+    /// Values in each dimension, as many as ggml has; 1 in those that the tensor lacks.
+    pub shape: &'a [i64],
+    pub kind: sys::ggml_type,
+    /// Where its data ends, in bytes from the file's beginning.
+    pub end: u64,
+}
+
+#[cfg(not(llama_without_adapters))]
+impl Head {
+    /// The value of a key of this type; `None` where there is none, or one of another type.
+    fn value<T>(&self, key: &CStr, kind: sys::gguf_type, read: impl FnOnce(i64) -> T) -> Option<T> {
+        // SAFETY: the head is alive; the type of a key is asked for only where it exists.
+        let key = unsafe { sys::gguf_find_key(self.0.as_ptr(), key.as_ptr()) };
+        // SAFETY: as above.
+        (key >= 0 && unsafe { sys::gguf_get_kv_type(self.0.as_ptr(), key) } == kind).then(|| read(key))
+    }
+
+    /// The text of a key.
+    pub(super) fn text(&self, key: &CStr) -> Option<&CStr> {
+        // SAFETY: the key exists and is a text, which lives as long as the head.
+        self.value(key, sys::GGUF_TYPE_STRING, |key| unsafe {
+            CStr::from_ptr(sys::gguf_get_val_str(self.0.as_ptr(), key))
+        })
+    }
+
+    /// The number of a key.
+    pub(super) fn f32(&self, key: &CStr) -> Option<f32> {
+        // SAFETY: the key exists and is a float.
+        self.value(key, sys::GGUF_TYPE_FLOAT32, |key| unsafe { sys::gguf_get_val_f32(self.0.as_ptr(), key) })
+    }
+
+    /// Whether there is such a key, of whatever type.
+    pub(super) fn has(&self, key: &CStr) -> bool {
+        // SAFETY: the head is alive.
+        unsafe { sys::gguf_find_key(self.0.as_ptr(), key.as_ptr()) >= 0 }
+    }
+
+    /// All tensors, in the order of the file.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = Tensor<'_>> {
+        // GGML_MAX_DIMS, in every version so far.
+        const DIMENSIONS: usize = 4;
+        let raw = self.0.as_ptr();
+        // SAFETY: the head is alive; indices are below the count; names and shapes live as long as the head.
+        unsafe {
+            let data = sys::gguf_get_data_offset(raw) as u64;
+            (0..sys::gguf_get_n_tensors(raw)).map(move |i| Tensor {
+                name: CStr::from_ptr(sys::gguf_get_tensor_name(raw, i)),
+                shape: std::slice::from_raw_parts(sys::gguf_get_tensor_ne(raw, i), DIMENSIONS),
+                kind: sys::gguf_get_tensor_type(raw, i),
+                end: data
+                    .saturating_add(sys::gguf_get_tensor_offset(raw, i) as u64)
+                    .saturating_add(sys::gguf_get_tensor_size(raw, i) as u64),
+            })
+        }
     }
 }
 

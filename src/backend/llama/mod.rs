@@ -5,9 +5,12 @@
 //!
 //! *Architecture invariant:* this folder is the only place of the crate with `unsafe` code.
 
+mod adapter;
 mod context;
 mod gguf;
 mod log;
+#[cfg(not(llama_without_adapters))]
+mod lora;
 mod model;
 mod pool;
 mod sampler;

@@ -1,11 +1,13 @@
 //! A model's weights and vocabulary, shared by any number of contexts.
 
+use super::adapter::Adapter;
 use super::{gguf, log, sys};
 use crate::error::{Error, Result};
 use crate::vocab::{Entry, Kind, Token, Vocabulary};
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 /// How a model is loaded.
 #[derive(Default)]
@@ -23,18 +25,28 @@ pub struct LoadOptions<'a> {
     pub progress: Option<&'a mut dyn FnMut(f32) -> bool>,
 }
 
-/// A loaded GGUF model.
+/// A loaded GGUF model, perhaps with a LoRA adapter over weights that another model shares
+/// ([`with_lora`](Self::with_lora)).
 pub struct LlamaModel {
+    pub(super) weights: Arc<Weights>,
+    pub(super) adapter: Option<Adapter>,
+    pub(super) path: PathBuf,
+}
+
+/// A model as the engine knows it.
+pub(super) struct Weights {
     raw: NonNull<sys::llama_model>,
-    path: PathBuf,
+    /// Whether metadata and vocabulary are all there is.
+    pub(super) vocab_only: bool,
     /// Whether somebody else frees it.
     borrowed: bool,
 }
 
-// SAFETY: llama.cpp's models are immutable after loading and made to be shared by contexts on several threads.
-unsafe impl Send for LlamaModel {}
+// SAFETY: llama.cpp's models are immutable after loading and made to be shared by contexts on several threads. What adds
+// to one, an adapter, is done while nobody else has it (`with_lora`).
+unsafe impl Send for Weights {}
 // SAFETY: as above; only functions that take a const model are called through a shared reference.
-unsafe impl Sync for LlamaModel {}
+unsafe impl Sync for Weights {}
 
 impl LlamaModel {
     /// Loads a model from a GGUF file.
@@ -74,7 +86,7 @@ impl LlamaModel {
             sys::llama_model_load_from_file(c_path.as_ptr(), params)
         });
         match NonNull::new(raw) {
-            Some(raw) => Ok(Self { raw, path: path.into(), borrowed: false }),
+            Some(raw) => Ok(Self::new(raw, path.into(), options.vocab_only, false)),
             None if report.stopped => Err(Error::Interrupted),
             None => Err(Error::Model {
                 path: path.into(),
@@ -93,11 +105,16 @@ impl LlamaModel {
     pub(crate) unsafe fn of_context(context: *const sys::llama_context) -> Option<Self> {
         // SAFETY: the context is valid; its model is only read from here on.
         let raw = NonNull::new(unsafe { sys::llama_get_model(context) }.cast_mut())?;
-        Some(Self { raw, path: PathBuf::from("the process's model"), borrowed: true })
+        Some(Self::new(raw, PathBuf::from("the process's model"), false, true))
+    }
+
+    fn new(raw: NonNull<sys::llama_model>, path: PathBuf, vocab_only: bool, borrowed: bool) -> Self {
+        let weights = Arc::new(Weights { raw, vocab_only, borrowed });
+        Self { weights, adapter: None, path }
     }
 
     pub(super) fn raw(&self) -> *mut sys::llama_model {
-        self.raw.as_ptr()
+        self.weights.raw.as_ptr()
     }
 
     fn vocab(&self) -> *const sys::llama_vocab {
@@ -105,7 +122,7 @@ impl LlamaModel {
         unsafe { sys::llama_model_get_vocab(self.raw()) }
     }
 
-    /// The file it came from.
+    /// The file it came from; of a model with an adapter, the adapter's.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -134,13 +151,13 @@ impl LlamaModel {
         unsafe { sys::llama_model_is_recurrent(self.raw()) || sys::llama_model_is_hybrid(self.raw()) }
     }
 
-    /// Number of weights.
+    /// Number of weights, those of an adapter left out.
     pub fn parameters(&self) -> u64 {
         // SAFETY: the model is alive.
         unsafe { sys::llama_model_n_params(self.raw()) }
     }
 
-    /// Bytes of all weights.
+    /// Bytes of all weights, those of an adapter left out.
     pub fn size(&self) -> u64 {
         // SAFETY: the model is alive.
         unsafe { sys::llama_model_size(self.raw()) }
@@ -272,11 +289,11 @@ impl LlamaModel {
     }
 }
 
-impl Drop for LlamaModel {
+impl Drop for Weights {
     fn drop(&mut self) {
         if !self.borrowed {
-            // SAFETY: nobody else frees it, and contexts hold an `Arc` of it.
-            unsafe { sys::llama_model_free(self.raw()) }
+            // SAFETY: nobody else frees it, and contexts hold an `Arc` of it. Its adapters go with it.
+            unsafe { sys::llama_model_free(self.raw.as_ptr()) }
         }
     }
 }

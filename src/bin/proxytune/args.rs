@@ -1,11 +1,13 @@
 //! What can be said on the command line. Flags win over the configuration file.
 
+pub mod control;
 pub mod eval;
 pub mod fit;
 pub mod host;
 pub mod serve;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use control::{Alpha, Control};
 use proxytune::backend::llama::SamplerOptions;
 use proxytune::config::{Combine, Config, Placement, Speculate};
 use proxytune::{Error, Result};
@@ -63,9 +65,11 @@ pub enum Command {
 pub struct Shared {
     #[command(flatten)]
     trio: Trio,
-    /// Weight of the shift [default: 1]; negative turns it round
-    #[arg(long, allow_negative_numbers = true)]
-    alpha: Option<f32>,
+    /// Weight of the shift [default: 1]; negative turns it round; auto (generate): the best on the text of --calibrate
+    #[arg(long, value_name = "A|auto", allow_negative_numbers = true)]
+    alpha: Option<Alpha>,
+    #[command(flatten)]
+    control: Control,
     /// How results are printed
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
@@ -83,6 +87,9 @@ pub struct Trio {
     /// Tuned proxy (GGUF)
     #[arg(long, value_name = "GGUF")]
     tuned: Option<PathBuf>,
+    /// LoRA adapter (GGUF) over the untuned proxy, in place of --tuned: one copy of the weights for both proxies
+    #[arg(long, value_name = "GGUF", conflicts_with = "tuned")]
+    tuned_lora: Option<PathBuf>,
     /// Untuned proxy (GGUF)
     #[arg(long, value_name = "GGUF")]
     untuned: Option<PathBuf>,
@@ -108,6 +115,9 @@ pub struct Trio {
     /// Let the tuned proxy draft K tokens for the host, or as many as pay [default: auto]
     #[arg(long, value_name = "off|auto|K")]
     speculate: Option<Speculate>,
+    /// Leave out the proxies' pass where the host's most likely token has a probability above P [default: 1, never]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    skip_above: Option<f32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -163,6 +173,22 @@ impl Shared {
         Ok(engine)
     }
 
+    /// Whether alpha is to be chosen.
+    pub fn is_auto(&self) -> bool {
+        self.alpha == Some(Alpha::Auto)
+    }
+
+    /// For commands without a text to choose alpha on.
+    ///
+    /// # Errors
+    /// For `--alpha auto`.
+    pub fn refuse_auto(&self) -> Result<()> {
+        match self.is_auto() {
+            true => Err(Error::invalid("--alpha", "auto", "a number; generate and eval choose one")),
+            false => Ok(()),
+        }
+    }
+
     /// For commands that need the host's weights.
     ///
     /// # Errors
@@ -179,7 +205,10 @@ impl Shared {
     /// The configuration file with the flags laid over it, checked.
     pub fn config(&self) -> Result<Config> {
         let mut config = self.trio.config()?;
-        config.proxy_tuning.alpha = self.alpha.unwrap_or(config.proxy_tuning.alpha);
+        if let Some(Alpha::Weight(alpha)) = self.alpha {
+            config.proxy_tuning.alpha = alpha;
+        }
+        self.control.lay_over(&mut config.proxy_tuning);
         config.check()?;
         Ok(config)
     }
@@ -200,9 +229,14 @@ impl Trio {
     /// A configuration with the flags laid over it, checked.
     fn laid_over(&self, mut config: Config) -> Result<Config> {
         let tuning = &mut config.proxy_tuning;
+        // Of a model and an adapter, the one given here holds.
+        if self.tuned.is_some() || self.tuned_lora.is_some() {
+            (tuning.tuned, tuning.tuned_lora) = (None, None);
+        }
         let paths = [
             (&self.host, &mut config.host.model),
             (&self.tuned, &mut tuning.tuned),
+            (&self.tuned_lora, &mut tuning.tuned_lora),
             (&self.untuned, &mut tuning.untuned),
         ];
         for (flag, place) in paths {
@@ -219,6 +253,7 @@ impl Trio {
             return Err(Error::invalid("--threads", tuning.threads, "at most 1024"));
         }
         tuning.proxy_timeout = self.proxy_timeout.unwrap_or(tuning.proxy_timeout);
+        tuning.skip_above = self.skip_above.unwrap_or(tuning.skip_above);
         tuning.speculate = self.speculate.unwrap_or(tuning.speculate);
         if let Some(ctx) = self.ctx {
             (tuning.ctx, config.host.ctx) = (ctx, ctx);
@@ -244,12 +279,18 @@ pub struct Generate {
     pub stop: Vec<String>,
     #[command(flatten)]
     pub api: host::Api,
+    /// Text to choose alpha on, with --alpha auto
+    #[arg(long, value_name = "F")]
+    pub calibrate: Option<PathBuf>,
     /// Run the host alone, through the same path
     #[arg(long)]
     pub no_proxy: bool,
-    /// Colour the tokens that the shift changed; in JSON, probabilities at every position
+    /// Colour tokens by how much the shift changed the choice; in JSON, what it did at every position
     #[arg(long)]
     pub explain: bool,
+    /// With --explain: so many of the likeliest tokens before and after the shift, with who moved them; at most 20
+    #[arg(long, value_name = "K", requires = "explain")]
+    pub explain_top: Option<usize>,
     /// First the host alone, then the proxy-tuned host, then figures of both
     #[arg(long, conflicts_with_all = ["no_proxy", "format"])]
     pub compare: bool,

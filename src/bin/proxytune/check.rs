@@ -4,7 +4,7 @@ use crate::args::{Check, Format};
 use crate::progress::{Progress, load};
 use proxytune::Result;
 use proxytune::backend::llama::{LlamaModel, LoadOptions};
-use proxytune::config::Config;
+use proxytune::config::{Config, ProxyTuning};
 use proxytune::decode::{NAMES, model_path, token_map};
 use proxytune::eval::{self, Coverage, Setup};
 use proxytune::vocab::TokenMap;
@@ -20,6 +20,8 @@ struct Row {
     name: &'static str,
     file: PathBuf,
     architecture: String,
+    /// Whether it is a LoRA adapter over the untuned proxy; the weights are then the adapter's alone.
+    lora: bool,
     vocabulary: usize,
     common: Option<usize>,
     tokenizer: String,
@@ -32,19 +34,14 @@ struct Row {
 pub fn run(args: &Check) -> Result<ExitCode> {
     let config = args.shared.config()?;
     args.shared.refuse_api()?;
+    args.shared.refuse_auto()?;
     let tuning = &config.proxy_tuning;
     let text = args.text.as_deref().map(eval::read_text).transpose()?;
     let host = open(&config.host.model, "--host")?;
     let vocabulary = host.vocabulary();
     let mut rows = vec![row(NAMES[0], &host, None, &config)];
     let (mut maps, mut problems) = (Vec::new(), Vec::new());
-    let read = tuning.combine.rule()?.reads();
-    let proxies = [(NAMES[1], &tuning.tuned, "--tuned"), (NAMES[2], &tuning.untuned, "--untuned")];
-    for ((name, path, flag), is_read) in proxies.into_iter().zip(read) {
-        if !is_read && path.is_none() {
-            continue;
-        }
-        let proxy = open(path, flag)?;
+    for (name, proxy) in proxies(tuning)? {
         let common = match token_map(&vocabulary, &proxy, name) {
             Ok(map) => {
                 let common = map.common();
@@ -78,10 +75,22 @@ pub fn run(args: &Check) -> Result<ExitCode> {
             let rows: Vec<_> = rows.iter().map(Row::json).collect();
             let coverage =
                 coverage.map(|of| json!({ "tokens": of.tokens, "mean": of.mean, "least": of.least }));
-            anstream::println!("{}", json!({ "models": rows, "problems": problems, "coverage": coverage }));
+            crate::say::outln!("{}", json!({ "models": rows, "problems": problems, "coverage": coverage }));
         }
     }
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// The proxies that are named, or that the rule reads.
+fn proxies(tuning: &ProxyTuning) -> Result<Vec<(&'static str, LlamaModel)>> {
+    if let Some(adapter) = &tuning.tuned_lora {
+        let models = open(&tuning.untuned, "--untuned")?.with_lora(adapter)?;
+        return Ok(NAMES[1..].iter().copied().zip(models).collect());
+    }
+    let proxies = [(NAMES[1], &tuning.tuned, "--tuned"), (NAMES[2], &tuning.untuned, "--untuned")];
+    let read = tuning.combine.rule()?.reads();
+    let wanted = proxies.into_iter().zip(read).filter(|((_, path, _), is_read)| *is_read || path.is_some());
+    wanted.map(|((name, path, flag), _)| Ok((name, open(path, flag)?))).collect()
 }
 
 /// What share of the host's probability on a text the proxies' vocabularies cover.
@@ -97,7 +106,7 @@ fn cover(config: &Config, maps: &[TokenMap], text: &str) -> Result<Coverage> {
 
 fn print_coverage(coverage: &Coverage) {
     let Coverage { mean, least, tokens } = coverage;
-    anstream::println!(
+    crate::say::outln!(
         "\nThe proxies know the tokens of {:.3} % of the host's probability on this text ({:.3} % where it is least, of \
          {tokens} positions).",
         100.0 * mean,
@@ -134,6 +143,7 @@ fn row(name: &'static str, model: &LlamaModel, common: Option<usize>, config: &C
         context,
         weights: std::fs::metadata(model.path()).map_or(0, |m| m.len()),
         kv_cache: (2 * 2 * number("block_count").unwrap_or(0) * width * context * slots) as u64,
+        lora: name == NAMES[1] && config.proxy_tuning.tuned_lora.is_some(),
         architecture,
     }
 }
@@ -141,7 +151,7 @@ fn row(name: &'static str, model: &LlamaModel, common: Option<usize>, config: &C
 impl Row {
     fn json(&self) -> serde_json::Value {
         json!({
-            "model": self.name, "file": self.file, "architecture": self.architecture,
+            "model": self.name, "file": self.file, "architecture": self.architecture, "lora": self.lora,
             "vocabulary": self.vocabulary, "common_tokens": self.common, "tokenizer": self.tokenizer,
             "chat_template": self.template, "context": self.context,
             "weights_bytes": self.weights, "kv_cache_bytes": self.kv_cache,
@@ -154,7 +164,7 @@ impl Row {
         let common = self.common.map_or_else(|| if host { "-" } else { "too few" }.into(), |n| n.to_string());
         [
             self.name.into(),
-            self.architecture.clone(),
+            if self.lora { format!("{} + LoRA", self.architecture) } else { self.architecture.clone() },
             self.vocabulary.to_string(),
             common,
             self.tokenizer.clone(),
@@ -184,13 +194,13 @@ fn print_table(rows: &[Row], problems: &[String]) {
     let widths: Vec<usize> = (0..titles.len()).map(width).collect();
     for line in &lines {
         let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, &w)| format!("{cell:<w$}")).collect();
-        anstream::println!("{}", cells.join("  ").trim_end());
+        crate::say::outln!("{}", cells.join("  ").trim_end());
     }
     let (green, red) = (anstyle::AnsiColor::Green.on_default(), anstyle::AnsiColor::Red.on_default().bold());
     if problems.is_empty() {
-        anstream::println!("\n{green}These models can work together.{green:#}");
+        crate::say::outln!("\n{green}These models can work together.{green:#}");
     }
     for problem in problems {
-        anstream::println!("\n{red}problem{red:#}: {problem}");
+        crate::say::outln!("\n{red}problem{red:#}: {problem}");
     }
 }

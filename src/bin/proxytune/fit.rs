@@ -77,7 +77,7 @@ fn show(args: &Fit, fit: &eval::Fit) {
         let scores: serde_json::Map<_, _> =
             fit.bits_per_byte.iter().map(|&(name, bits)| (name.replace(' ', "_"), json!(bits))).collect();
         let RuleOptions { rule, weight, .. } = &fit.rule;
-        anstream::println!(
+        crate::say::outln!(
             "{}",
             json!({
                 "rule": rule, "weight": weight, "tokens": tokens, "held_out_tokens": held_out,
@@ -87,12 +87,12 @@ fn show(args: &Fit, fit: &eval::Fit) {
         return;
     }
     let dim = anstyle::Style::new().dimmed();
-    anstream::println!("{dim}bits per byte, on {held_out} tokens held out{dim:#}");
+    crate::say::outln!("{dim}bits per byte, on {held_out} tokens held out{dim:#}");
     for (name, bits) in &fit.bits_per_byte {
-        anstream::println!("{name:<12} {bits:.3}");
+        crate::say::outln!("{name:<12} {bits:.3}");
     }
     let weight = fit.rule.weight.map(|weight| format!(", the tuned proxy's weight {weight:.3}"));
-    anstream::println!(
+    crate::say::outln!(
         "\nfitted on {tokens} tokens{1}\nuse it with --combine {0}",
         args.out.display(),
         weight.unwrap_or_default(),

@@ -7,6 +7,7 @@ mod eval;
 mod fit;
 mod generate;
 mod progress;
+mod say;
 mod serve;
 #[cfg(feature = "mistralrs")]
 mod session;
@@ -39,6 +40,8 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(cli.log_filter()))
         .with_writer(std::io::stderr)
+        // Where a line cannot be written, nor can that it could not.
+        .log_internal_errors(false)
         .without_time()
         .with_target(false)
         .init();
@@ -62,12 +65,12 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(Error::Interrupted) => {
-            anstream::eprintln!("interrupted");
+            crate::say::note!("interrupted");
             ExitCode::from(130)
         }
         Err(error) => {
             let red = anstyle::AnsiColor::Red.on_default().bold();
-            anstream::eprintln!("{red}error{red:#}: {error}");
+            crate::say::note!("{red}error{red:#}: {error}");
             ExitCode::from(2)
         }
     }

@@ -22,10 +22,8 @@ pub fn run(args: &Serve) -> Result<ExitCode> {
 
 #[cfg(feature = "serve")]
 fn in_mistral(config: proxytune::serve::ServeConfig) -> Result<ExitCode> {
-    anstream::eprintln!("loading the models");
-    proxytune::serve::serve(config, signal(), |address| {
-        anstream::eprintln!("listening on http://{address}")
-    })?;
+    crate::say::note!("loading the models");
+    proxytune::serve::serve(config, signal(), |address| crate::say::note!("listening on http://{address}"))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -43,6 +41,7 @@ fn gateway(args: &Serve, config: &Config) -> Result<ExitCode> {
     let tuning = &config.proxy_tuning;
     let defaults = Defaults {
         alpha: tuning.alpha,
+        control: tuning.control(),
         tuned_system: None,
         way: args.api.way(),
         speculate: tuning.speculate,
@@ -50,14 +49,14 @@ fn gateway(args: &Serve, config: &Config) -> Result<ExitCode> {
     };
     crate::runtime()?.block_on(async {
         let gateway = Gateway::bind(server).await?;
-        anstream::eprintln!("loading the proxies");
+        crate::say::note!("loading the proxies");
         let slots = tuning.slots.max(server.max_seqs.min(256));
         let mut for_all = config.clone();
         for_all.proxy_tuning.slots = slots;
         let advisers = Arc::new(Advisers::load(for_all, slots, usize::MAX)?);
         let (first, ids) = args.api.connect(Some(&advisers)).await?;
         let backing = backing(first, ids, advisers, options).await?;
-        anstream::eprintln!("listening on http://{}", gateway.address());
+        crate::say::note!("listening on http://{}", gateway.address());
         gateway.serve(backing, defaults, signal()).await
     })?;
     Ok(ExitCode::SUCCESS)

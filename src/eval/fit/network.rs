@@ -163,7 +163,7 @@ mod tests {
         let sample = samples(1)[0];
         let mut gradient = [0.0; PARAMETERS];
         add_gradient(&network, &(network.standardised(sample.features), sample.gain()), &mut gradient);
-        for (i, &expected) in gradient.iter().enumerate() {
+        for (i, &computed) in gradient.iter().enumerate() {
             const STEP: f32 = 1e-2;
             let cost = |by: f32| {
                 let mut moved = network.clone();
@@ -171,7 +171,7 @@ mod tests {
                 sample.nats(moved.weight_of(sample.features).into())
             };
             let slope = (cost(STEP) - cost(-STEP)) / (2.0 * f64::from(STEP));
-            assert!((slope - expected).abs() < 1e-3, "parameter {i}: {slope} {expected}");
+            assert!((slope - computed).abs() < 1e-3, "parameter {i}: {slope} {computed}");
         }
     }
 

@@ -115,9 +115,9 @@ impl Run<'_> {
     pub(super) async fn biased(&mut self) -> Result<()> {
         self.advise().await?;
         let (count, size) = self.host.offers().bias.unwrap_or((0, 0.0));
-        let alpha = self.job.alpha;
+        let weight = self.weight();
         let biases =
-            self.advice.as_ref().map(|a| Biases::new(a, alpha, self.ids, count, size)).unwrap_or_default();
+            self.advice.as_ref().map(|a| Biases::new(a, weight, self.ids, count, size)).unwrap_or_default();
         let SamplerOptions { temperature, top_p, seed, .. } = self.job.sampler;
         // Another number for each token, or all would fall alike.
         let seed = seed.map(|seed| seed.wrapping_add(self.tokens.len() as u64));
@@ -131,7 +131,8 @@ impl Run<'_> {
         self.stats.fewest_visible = self.stats.fewest_visible.min(top.len());
         self.stats.left_out += biases.left_out;
         self.stats.cut += biases.cut;
-        self.stats.unshifted += usize::from(self.session.is_some() && biases.list.is_empty());
+        self.stats.unshifted +=
+            usize::from(self.session.is_some() && weight != 0.0 && biases.list.is_empty());
         let same_ids = self.host.offers().same_ids;
         let spelling = self.session.as_ref().map(|s| s.advisers().spell(&chosen, same_ids));
         self.push(&chosen, spelling, false);

@@ -75,7 +75,7 @@ pub async fn choose(
         options.iter().position(|option| option == text)
     };
     for &alpha in [0.0].iter().chain(alphas) {
-        let weighed = weigh(seen.clone(), Some((&session, &advice)), alpha, same_ids).await?;
+        let weighed = weigh(seen.clone(), Some((&session, &advice)), alpha.into(), same_ids).await?;
         let places: Vec<Option<usize>> = weighed.candidates.iter().map(|c| option_of(&c.bytes)).collect();
         let score = |option: usize| {
             let of = places.iter().zip(&weighed.scores).filter(|(place, _)| **place == Some(option));

@@ -4,10 +4,10 @@ use super::draft::{CallLength, Drafters};
 use super::way::choose_way;
 use super::{
     Advice, Advisers, BlackBox, Candidate, Draft, Event, Finish, Ids, Outcome, Prompt, Seen, Session,
-    Spelling, Stats, Way, Weighed, Written, weigh,
+    Spelling, Stats, Way, Weighed, Weight, Written, weigh,
 };
 use crate::backend::llama::{Sampler, SamplerOptions};
-use crate::config::{OnError, Speculate, check_alpha};
+use crate::config::{Control, OnError, Speculate, check_alpha};
 use crate::decode::TextStream;
 use crate::decode::accept::Dice;
 use crate::error::{Error, Result};
@@ -25,6 +25,8 @@ pub struct Job {
     pub tuned_system: Option<String>,
     /// Weight of the shift.
     pub alpha: f32,
+    /// Schedule and guards. A cap takes the host's visible tokens: by bias there are none.
+    pub control: Control,
     /// How tokens are chosen. By bias the host chooses, by temperature, top-p and seed.
     pub sampler: SamplerOptions,
     /// Most tokens.
@@ -63,6 +65,7 @@ pub async fn generate(
     listen: &mut (dyn FnMut(Event<'_>) -> ControlFlow<()> + Send),
 ) -> Result<Outcome> {
     check_alpha(job.alpha)?;
+    job.control.check()?;
     let way = choose_way(host, advisers, ids, &job)?;
     let session = advisers.map(|a| a.session(&job.prompt, job.tuned_system.as_deref())).transpose()?;
     let prompt_tokens = session.as_ref().map_or(0, Session::prompt_tokens);
@@ -158,12 +161,18 @@ impl Run<'_> {
 
     /// Sees to it that the proxies have said what they have to say here.
     pub async fn advise(&mut self) -> Result<()> {
-        let Some(session) = self.session.as_ref().filter(|_| self.advice.is_none()) else { return Ok(()) };
+        let wanted = self.advice.is_none() && self.weight() != 0.0;
+        let Some(session) = self.session.as_ref().filter(|_| wanted) else { return Ok(()) };
         match session.advise().await {
             Ok(advice) => self.advice = Some(advice),
             Err(error) => self.proxy_failed(error)?,
         }
         Ok(())
+    }
+
+    /// The weight of the shift at the position at hand.
+    pub fn weight(&self) -> f32 {
+        self.job.control.weight(self.job.alpha, &self.tokens)
     }
 
     fn proxy_failed(&mut self, error: Error) -> Result<()> {
@@ -178,14 +187,15 @@ impl Run<'_> {
     }
 
     pub async fn weigh(&mut self, seen: Seen) -> Result<Weighed> {
-        let (alpha, same_ids) = (self.job.alpha, self.host.offers().same_ids);
+        let weight = Weight { alpha: self.weight(), cap: self.job.control.cap };
+        let same_ids = self.host.offers().same_ids;
         let advice = self.session.as_ref().zip(self.advice.as_ref());
-        match weigh(seen.clone(), advice, alpha, same_ids).await {
+        match weigh(seen.clone(), advice, weight, same_ids).await {
             Ok(weighed) => Ok(weighed),
             Err(error) => {
                 self.proxy_failed(error)?;
                 self.advice = None;
-                weigh(seen, None, alpha, same_ids).await
+                weigh(seen, None, weight, same_ids).await
             }
         }
     }
@@ -222,6 +232,7 @@ impl Run<'_> {
     }
 
     pub fn count(&mut self, weighed: &Weighed) {
+        let wanted = self.weight() != 0.0;
         let stats = &mut self.stats;
         stats.shifted += usize::from(weighed.host_top != weighed.top);
         stats.certain += usize::from(weighed.certain);
@@ -229,7 +240,8 @@ impl Run<'_> {
         stats.visible += weighed.visible;
         stats.mapped += weighed.mapped;
         let none = weighed.spellings.iter().all(|s| *s == Spelling::None);
-        stats.unshifted += usize::from(self.session.is_some() && (self.advice.is_none() || none));
+        let wanted = self.session.is_some() && wanted;
+        stats.unshifted += usize::from(wanted && (self.advice.is_none() || none));
     }
 
     /// Appends a token, and tells the listener.

@@ -27,7 +27,7 @@ pub use choose::{Answered, choose};
 pub use generate::{Job, generate};
 pub use local::Local;
 pub use outcome::{Draft, Event, Finish, Outcome, Stats, Way};
-pub use weigh::{Weighed, weigh};
+pub use weigh::{Weighed, Weight, weigh};
 
 use crate::error::Result;
 use crate::prompt::Message;

@@ -49,6 +49,10 @@ pub(super) fn choose_way(
         let expected = "1: a host that shows probabilities has no logits to divide";
         return Err(Error::invalid("--repeat-penalty", repeat_penalty, expected));
     }
+    if let Some(cap) = job.control.cap.filter(|_| way == Way::Bias) {
+        let expected = "0 by bias, where the host's own tokens are not seen; or --way reweigh";
+        return Err(Error::invalid("--shift-cap", cap, expected));
+    }
     if way == Way::Bias && (top_k != 0 || min_p != 0.0) {
         let expected =
             "neither: by bias the host samples, by temperature, --top-p and --seed; or --way reweigh";

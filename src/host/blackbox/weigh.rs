@@ -30,6 +30,31 @@ pub struct Weighed {
     pub mapped: f64,
 }
 
+/// How much the shift counts at a position.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Weight {
+    /// Its weight.
+    pub alpha: f32,
+    /// The most that a token may gain or lose against the host's most likely one, in nats.
+    pub cap: Option<f32>,
+}
+
+impl Weight {
+    /// Holds the shifts of tokens within the cap around that of the token at `top`; around 0 where that has none.
+    fn limit(self, shifts: &mut [(usize, f32)], top: usize) {
+        let Some(cap) = self.cap else { return };
+        let centre = shifts.iter().find(|(place, _)| *place == top).map_or(0.0, |(_, shift)| *shift);
+        let centre = if centre.is_finite() { centre } else { 0.0 };
+        shifts.iter_mut().for_each(|(_, shift)| *shift = shift.clamp(centre - cap, centre + cap));
+    }
+}
+
+impl From<f32> for Weight {
+    fn from(alpha: f32) -> Self {
+        Self { alpha, cap: None }
+    }
+}
+
 /// Shifts one position. Without advice it stays as the host has it.
 ///
 /// # Errors
@@ -37,7 +62,7 @@ pub struct Weighed {
 pub async fn weigh(
     seen: Seen,
     advice: Option<(&Session, &Advice)>,
-    alpha: f32,
+    weight: Weight,
     same_ids: bool,
 ) -> Result<Weighed> {
     let Seen { mut chosen, top: mut candidates, .. } = seen;
@@ -73,21 +98,21 @@ pub async fn weigh(
         });
         let several: Vec<Vec<Token>> = several.collect();
         let mut sums = session.spelt(advice, &several).await?.into_iter();
-        let mut mapped = 0.0;
-        for ((spelling, score), candidate) in
-            weighed.spellings.iter().zip(&mut scores).zip(&weighed.candidates)
-        {
+        let (mut mapped, mut shifts) = (0.0, Vec::with_capacity(scores.len()));
+        for (place, (spelling, candidate)) in weighed.spellings.iter().zip(&weighed.candidates).enumerate() {
             let delta = match spelling {
                 Spelling::One(token) => advice.delta.get(*token as usize).copied().unwrap_or(0.0),
                 Spelling::Several(_) => sums.next().unwrap_or(0.0),
                 Spelling::None => continue,
             };
             mapped += probability(candidate);
-            *score += alpha * delta;
+            shifts.push((place, weight.alpha * delta));
         }
+        weight.limit(&mut shifts, host_top);
+        shifts.iter().for_each(|&(place, shift)| scores[place] += shift);
         weighed.mapped = mapped.min(visible);
         weighed.top = best(&scores);
-        weighed.certain = is_certain(&weighed, scores[weighed.top], least, advice, alpha);
+        weighed.certain = is_certain(&weighed, scores[weighed.top], least, advice, weight.alpha);
     }
     weighed.scores = scores;
     Ok(weighed)
@@ -138,9 +163,20 @@ mod tests {
     fn without_proxies_the_host_chooses_and_its_token_is_among_the_visible_ones() {
         let seen =
             Seen { chosen: token("c", 0.1), top: vec![token("a", 0.6), token("b", 0.2)], is_merged: false };
-        let weighed = block(weigh(seen, None, 1.0, false)).unwrap();
+        let weighed = block(weigh(seen, None, 1.0.into(), false)).unwrap();
         assert_eq!((weighed.chosen, weighed.host_top, weighed.top), (2, 0, 0));
         assert!((weighed.visible - 0.9).abs() < 1e-6, "{}", weighed.visible);
+    }
+
+    #[test]
+    fn a_cap_counts_from_the_hosts_most_likely_token() {
+        let capped = |cap| {
+            let mut shifts = vec![(0, 2.0), (1, 5.0), (3, -4.0)];
+            Weight { alpha: 1.0, cap }.limit(&mut shifts, 0);
+            shifts
+        };
+        assert_eq!(capped(None), [(0, 2.0), (1, 5.0), (3, -4.0)]);
+        assert_eq!(capped(Some(1.5)), [(0, 2.0), (1, 3.5), (3, 0.5)]);
     }
 
     #[test]

@@ -16,6 +16,8 @@ use std::sync::Arc;
 pub struct Chain {
     tuner: Arc<Tuner>,
     history: Vec<Token>,
+    /// Tokens told of before the first one was sampled.
+    prompt: Option<usize>,
     /// Whether the last tokens were sampled, so that more will be.
     generating: bool,
     /// From the first application on; not copied to clones.
@@ -30,7 +32,7 @@ impl Chain {
     /// A sampler that has been told of nothing.
     pub fn new(tuner: Arc<Tuner>) -> Self {
         let (history, draft, logits, offset) = Default::default();
-        Self { tuner, history, generating: false, sequence: None, draft, logits, offset }
+        Self { tuner, history, prompt: None, generating: false, sequence: None, draft, logits, offset }
     }
 
     /// A token was read or sampled. `at_once`: nobody will say when the host computes next.
@@ -50,17 +52,20 @@ impl Chain {
     /// Forgets all tokens.
     pub fn reset(&mut self) {
         self.history.clear();
+        self.prompt = None;
         self.generating = false;
     }
 
     /// A sampler with the same tokens that goes its own way. No model runs and no cache is copied.
     pub fn fork(&self) -> Self {
-        Self { history: self.history.clone(), generating: self.generating, ..Self::new(self.tuner.clone()) }
+        let (history, prompt) = (self.history.clone(), self.prompt);
+        Self { history, prompt, generating: self.generating, ..Self::new(self.tuner.clone()) }
     }
 
     /// Takes over another sampler's tokens; the proxies' caches are kept as far as those are the same.
     pub fn copy_from(&mut self, other: &Self) {
         self.history.clone_from(&other.history);
+        self.prompt = other.prompt;
         // What has been announced may be for other tokens now.
         self.generating = false;
     }
@@ -104,7 +109,7 @@ impl Chain {
     }
 
     fn shift(&mut self, running: &Arc<Running>, candidates: &mut [llama_token_data]) -> Result<()> {
-        let alpha = self.tuner.alpha();
+        let (alpha, control) = (self.tuner.alpha(), self.tuner.control());
         if self.sequence.as_ref().is_none_or(|(of, _)| !Arc::ptr_eq(of, running)) {
             let sequence = running.runner.sequence(History::default(), alpha);
             self.sequence = Some((running.clone(), sequence));
@@ -112,6 +117,10 @@ impl Chain {
         let Some((_, sequence)) = &mut self.sequence else { return Ok(()) };
         self.generating = true;
         sequence.sync(&self.history)?;
+        // A text that is shorter than it was is another one.
+        let prompt = self.prompt.filter(|&prompt| prompt <= self.history.len());
+        sequence.set_control(control, *self.prompt.insert(prompt.unwrap_or(self.history.len())));
+        let weight = sequence.weight();
         sequence.draft(&self.draft);
         let (rule, offset) = (running.runner.rule(), sequence.offset()?);
         self.logits.clear();
@@ -122,13 +131,13 @@ impl Chain {
             return Err(Error::Shape { what: "the host's row", got, expected });
         }
         if in_order && candidates.len() == offset.len() {
-            rule.apply(Logits::F32(&mut self.logits), offset, alpha)?;
+            rule.apply_within(Logits::F32(&mut self.logits), offset, weight, control.cap)?;
         } else {
             // Some of the tokens, or in another order. One that the proxies do not know is left to the host.
             let of = |c: &llama_token_data| usize::try_from(c.id).ok().and_then(|id| offset.get(id));
             self.offset.clear();
             self.offset.extend(candidates.iter().map(|c| of(c).copied().unwrap_or(rule.unknown())));
-            rule.apply(Logits::F32(&mut self.logits), &self.offset, alpha)?;
+            rule.apply_within(Logits::F32(&mut self.logits), &self.offset, weight, control.cap)?;
         }
         candidates.iter_mut().zip(&self.logits).for_each(|(c, &logit)| c.logit = logit);
         Ok(())

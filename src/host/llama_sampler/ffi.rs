@@ -191,3 +191,193 @@ pub fn last_error() -> *const c_char {
 fn set_last_error(error: impl ToString) {
     LAST_ERROR.set(CString::new(error.to_string().replace('\0', " ")).unwrap_or_default());
 }
+
+#[cfg(all(test, any(miri, feature = "llama")))]
+mod tests {
+    //! Calls in any order, as llama.cpp makes them, over proxies without a model. Miri runs this too: there the engine is what
+    //! stands in [`engine`].
+
+    use super::super::tuner::Running;
+    use super::*;
+    use crate::backend::{Capabilities, toy::Toy};
+    use crate::combine::Control;
+    use crate::config::OnError;
+    use crate::pair::{CachedModel, Pair, Placement, Proxy, Runner};
+    use crate::vocab::TokenMap;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use sys::llama_token_data as Candidate;
+
+    #[cfg(miri)]
+    mod engine {
+        use super::*;
+
+        /// As much of llama.cpp as is called here.
+        #[unsafe(no_mangle)]
+        extern "C" fn llama_sampler_init(
+            iface: *mut sys::llama_sampler_i,
+            ctx: *mut std::ffi::c_void,
+        ) -> *mut llama_sampler {
+            Box::into_raw(Box::new(llama_sampler { iface, ctx }))
+        }
+
+        pub unsafe fn free_sampler(sampler: *mut llama_sampler) {
+            // SAFETY: made above, and used no more.
+            unsafe {
+                super::free(sampler);
+                drop(Box::from_raw(sampler));
+            }
+        }
+    }
+    #[cfg(miri)]
+    use engine::free_sampler;
+    #[cfg(not(miri))]
+    use llama_cpp_sys_2::llama_sampler_free as free_sampler;
+
+    const VOCAB: usize = 8;
+    const CONTEXT: usize = 12;
+
+    fn toy(seed: u64) -> Toy {
+        let (slots, context, batch) = (2, CONTEXT, 16);
+        Toy::new(Capabilities { slots, context, batch, vocab: VOCAB, truncate: true, fork: true }, seed)
+    }
+
+    fn tuner() -> Arc<Tuner> {
+        let proxy =
+            |seed| Proxy { model: CachedModel::new("toy", toy(seed)), map: TokenMap::identity(VOCAB) };
+        let start = move |_: Option<&Host>| {
+            let runner = Runner::new(Pair::new(proxy(1), proxy(2), Placement::InTurn)?)?;
+            Ok(Running { background: true, runner, ends: vec![0] })
+        };
+        Arc::new(Tuner::with(1.0, Control::default(), OnError::Host, Box::new(start)))
+    }
+
+    /// A sampler, and the tokens that it was told of since its beginning.
+    struct Sampler(*mut llama_sampler, Vec<Token>);
+
+    impl Drop for Sampler {
+        fn drop(&mut self) {
+            // SAFETY: made by `wrap`; nobody has it any more.
+            unsafe { free_sampler(self.0) };
+        }
+    }
+
+    impl Sampler {
+        fn new(tuner: &Arc<Tuner>) -> Self {
+            Self(wrap(Chain::new(tuner.clone())), vec![])
+        }
+
+        fn accept(&mut self, token: i32) {
+            // SAFETY: a sampler of ours, on one thread.
+            unsafe { accept(self.0, token) };
+            self.1.extend(Token::try_from(token));
+        }
+
+        /// Every candidate is what plain arithmetic makes of it.
+        fn apply(&self, ids: &[i32], logit: f32) {
+            let candidate = |&id| Candidate { id, logit, p: 0.0 };
+            let mut candidates: Vec<_> = ids.iter().map(candidate).collect();
+            let data = if ids.is_empty() { null_mut() } else { candidates.as_mut_ptr() };
+            let mut array = llama_token_data_array { data, size: ids.len(), selected: -1, sorted: true };
+            // SAFETY: a sampler of ours, on one thread; the array is as long as it says.
+            unsafe { apply(self.0, &raw mut array) };
+            let fits = !self.1.is_empty() && self.1.len() <= CONTEXT && logit.is_finite();
+            let [tuned, untuned] = [1, 2].map(|seed| toy(seed).logits_after(&self.1));
+            for (candidate, &id) in candidates.iter().zip(ids) {
+                let known = usize::try_from(id).ok().filter(|&id| fits && id < VOCAB);
+                let shift = known.map_or(0.0, |id| tuned[id] - untuned[id]);
+                assert_eq!((candidate.id, candidate.logit), (id, logit + shift), "{:?}", self.1);
+            }
+            assert!(ids.is_empty() || !array.sorted);
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Call {
+        Accept(usize, i32),
+        Apply(usize, Vec<i32>, f32),
+        Reset(usize),
+        Clone(usize),
+        Copy(usize, usize),
+        Free(usize),
+        New,
+    }
+
+    fn call() -> impl Strategy<Value = Call> {
+        let which = || 0..4usize;
+        let whole = Just((0..VOCAB as i32).collect::<Vec<_>>());
+        let ids =
+            prop_oneof![2 => whole, 1 => vec(prop_oneof![-1..9i32, Just(i32::MIN), Just(i32::MAX)], 0..6)];
+        let logit = prop_oneof![4 => Just(1.5f32), 1 => Just(f32::NEG_INFINITY)];
+        prop_oneof![
+            6 => (which(), -1..VOCAB as i32).prop_map(|(at, token)| Call::Accept(at, token)),
+            4 => (which(), ids, logit).prop_map(|(at, ids, logit)| Call::Apply(at, ids, logit)),
+            1 => which().prop_map(Call::Reset),
+            1 => which().prop_map(Call::Clone),
+            1 => (which(), which()).prop_map(|(from, to)| Call::Copy(from, to)),
+            1 => which().prop_map(Call::Free),
+            1 => Just(Call::New),
+        ]
+    }
+
+    fn run(tuner: &Arc<Tuner>, calls: Vec<Call>) {
+        let mut all = vec![Sampler::new(tuner)];
+        for call in calls {
+            let count = all.len();
+            match call {
+                Call::Accept(at, token) => all[at % count].accept(token),
+                Call::Apply(at, ids, logit) => all[at % count].apply(&ids, logit),
+                Call::Reset(at) => {
+                    let Sampler(sampler, history) = &mut all[at % count];
+                    // SAFETY: as above.
+                    unsafe { reset(*sampler) };
+                    history.clear();
+                }
+                Call::Clone(at) => {
+                    let Sampler(sampler, history) = &all[at % count];
+                    // SAFETY: as above.
+                    let copy = Sampler(unsafe { clone(*sampler) }, history.clone());
+                    all.push(copy);
+                }
+                Call::Copy(from, to) => {
+                    // SAFETY: as above; it may be the same one twice.
+                    unsafe { copy_state(all[from % count].0, all[to % count].0) };
+                    all[to % count].1 = all[from % count].1.clone();
+                }
+                Call::Free(at) if count > 1 => drop(all.swap_remove(at % count)),
+                Call::Free(_) => {}
+                Call::New => all.push(Sampler::new(tuner)),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn calls_in_any_order_do_what_they_say(threads in vec(vec(call(), 1..24), 1..4)) {
+            let tuner = tuner();
+            std::thread::scope(|scope| {
+                for calls in threads {
+                    scope.spawn(|| run(&tuner, calls));
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn why_there_is_no_sampler_is_said_to_the_thread_that_asked() {
+        // SAFETY: null, and strings that end.
+        let ask = |path: Option<&CStr>| unsafe { sampler_init(path.map_or(std::ptr::null(), CStr::as_ptr)) };
+        // SAFETY: never null, and read before the next call.
+        let said = || unsafe { CStr::from_ptr(last_error()) }.to_str().unwrap().to_owned();
+        assert!(ask(None).is_null() && said().contains("config_path: got null"));
+        std::thread::scope(|scope| drop(scope.spawn(|| assert_eq!(said(), ""))));
+        if cfg!(not(miri)) {
+            assert!(
+                ask(Some(c"/absent/\xff.toml")).is_null() && said().contains("cannot be read"),
+                "{}",
+                said()
+            );
+            assert!(said().starts_with("/absent/"));
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use super::say;
 use crate::backend::llama::LlamaModel;
 use crate::combine::Rule;
-use crate::config::{Config, OnError};
+use crate::config::{Config, Control, OnError};
 use crate::error::{Error, Result};
 use crate::host::vocabulary;
 use crate::host::{HostShape, Proxies};
@@ -39,10 +39,16 @@ pub struct Row<'a> {
     pub host: &'a dyn Fn() -> Host,
 }
 
+/// Brings the proxies to work for a host; `None`: for one of which nothing is known.
+type Start = dyn Fn(Option<&Host>) -> Result<Running> + Send + Sync;
+
 /// The proxies of one configuration, shared by all chains of a process. Weights are loaded at once, contexts when the
 /// host's vocabulary is known.
 pub struct Tuner {
-    proxies: Proxies,
+    alpha: f32,
+    control: Control,
+    on_error: OnError,
+    start: Box<Start>,
     stage: Mutex<Stage>,
     failures: AtomicU64,
     told: Mutex<Vec<Discriminant<Error>>>,
@@ -100,22 +106,30 @@ impl Tuner {
         if config.proxy_tuning.tuned_prompt.system.is_some() {
             say("tuned_prompt is not used here: all three models read the host's prompt");
         }
-        Ok(Self {
-            proxies,
-            stage: Mutex::new(Stage::Waiting),
-            failures: AtomicU64::new(0),
-            told: Mutex::default(),
-        })
+        let (alpha, on_error) = (config.proxy_tuning.alpha, config.proxy_tuning.on_error);
+        let control = config.proxy_tuning.control();
+        Ok(Self::with(alpha, control, on_error, Box::new(move |host| start(&proxies, host))))
     }
 
-    /// Weight of the shift.
+    /// Of proxies from anywhere.
+    pub(super) fn with(alpha: f32, control: Control, on_error: OnError, start: Box<Start>) -> Self {
+        let (stage, failures, told) = (Mutex::new(Stage::Waiting), AtomicU64::new(0), Mutex::default());
+        Self { alpha, control, on_error, start, stage, failures, told }
+    }
+
+    /// Schedule and guards.
+    pub fn control(&self) -> Control {
+        self.control
+    }
+
+    /// The weight of the shift.
     pub fn alpha(&self) -> f32 {
-        self.proxies.config().proxy_tuning.alpha
+        self.alpha
     }
 
     /// What happens to a request whose proxies fail.
     pub fn on_error(&self) -> OnError {
-        self.proxies.config().proxy_tuning.on_error
+        self.on_error
     }
 
     /// The proxies at work for this host; `None` where they cannot be. Of two models in a process the larger is the
@@ -128,8 +142,9 @@ impl Tuner {
             Stage::Failed(of) if *of >= now => return None,
             _ => {}
         }
-        match self.start(row.map(|row| (row.host)()).as_ref()) {
+        match (self.start)(row.map(|row| (row.host)()).as_ref()) {
             Ok(running) => {
+                let running = Arc::new(running);
                 *stage = Stage::Running(now, running.clone());
                 Some(running)
             }
@@ -158,49 +173,6 @@ impl Tuner {
         }
     }
 
-    fn start(&self, host: Option<&Host>) -> Result<Arc<Running>> {
-        let named;
-        let model = match (host, &self.proxies.config().host.model) {
-            (Some(host), _) => &host.model,
-            (None, Some(path)) => {
-                named = Arc::new(vocabulary::of_gguf(path)?);
-                &named
-            }
-            // Nothing says otherwise; rows of another length are refused.
-            (None, None) => &self.proxies.models()[1],
-        };
-        let (context, sequences, threads) = host.map_or((0, 0, 0), |h| (h.context, h.sequences, h.threads));
-        let shape = HostShape { vocabulary: model.vocabulary(), context, sequences, threads };
-        let runner = self.proxies.runner(&shape)?;
-        let shortest = runner.context()[0].min(runner.context()[1]);
-        if context > shortest {
-            say(format_args!(
-                "the host's context is {context} tokens, the proxies' {shortest}: what is longer goes on {}",
-                if self.on_error() == OnError::Stop { "to its end at once" } else { "unshifted" }
-            ));
-        }
-        let ends = (0..shape.vocabulary.len() as Token).filter(|&t| model.is_end(t)).collect();
-        self.greet(runner.rule(), &self.proxies.maps(&shape.vocabulary)?);
-        Ok(Arc::new(Running { background: runner.has_thread(), runner, ends }))
-    }
-
-    fn greet(&self, rule: &dyn Rule, maps: &[TokenMap; 2]) {
-        let [tuned, untuned] = self.proxies.models().each_ref().map(|m| m.path().display());
-        let common = maps.iter().map(TokenMap::common).min().unwrap_or(0);
-        let (alpha, tokens) = (self.alpha(), maps[0].host_len());
-        match rule.is_offset() {
-            true => say(format_args!(
-                "shifting by {alpha} * ({tuned} - {untuned}), {common} of {tokens} tokens in common"
-            )),
-            false => {
-                let proxy = if rule.reads()[0] { tuned } else { untuned };
-                say(format_args!(
-                    "{rule}; alpha {alpha}, with {proxy}, {common} of {tokens} tokens in common"
-                ));
-            }
-        }
-    }
-
     /// Takes note of a failure; the first one of its kind is told.
     pub(super) fn fail(&self, error: &Error) {
         self.failures.fetch_add(1, Relaxed);
@@ -219,6 +191,49 @@ impl Tuner {
     /// Failures so far.
     pub fn failures(&self) -> u64 {
         self.failures.load(Relaxed)
+    }
+}
+
+fn start(proxies: &Proxies, host: Option<&Host>) -> Result<Running> {
+    let named;
+    let model = match (host, &proxies.config().host.model) {
+        (Some(host), _) => &host.model,
+        (None, Some(path)) => {
+            named = Arc::new(vocabulary::of_gguf(path)?);
+            &named
+        }
+        // Nothing says otherwise; rows of another length are refused.
+        (None, None) => &proxies.models()[1],
+    };
+    let (context, sequences, threads) = host.map_or((0, 0, 0), |h| (h.context, h.sequences, h.threads));
+    let vocabulary = model.vocabulary();
+    let shape = HostShape { vocabulary, context, sequences, threads, lends_threads: true };
+    let runner = proxies.runner(&shape)?;
+    let shortest = runner.context()[0].min(runner.context()[1]);
+    if context > shortest {
+        let stops = proxies.config().proxy_tuning.on_error == OnError::Stop;
+        say(format_args!(
+            "the host's context is {context} tokens, the proxies' {shortest}: what is longer goes on {}",
+            if stops { "to its end at once" } else { "unshifted" }
+        ));
+    }
+    let ends = (0..shape.vocabulary.len() as Token).filter(|&t| model.is_end(t)).collect();
+    greet(proxies, runner.rule(), &proxies.maps(&shape.vocabulary)?);
+    Ok(Running { background: runner.has_thread(), runner, ends })
+}
+
+fn greet(proxies: &Proxies, rule: &dyn Rule, maps: &[TokenMap; 2]) {
+    let [tuned, untuned] = proxies.models().each_ref().map(|m| m.path().display());
+    let common = maps.iter().map(TokenMap::common).min().unwrap_or(0);
+    let (alpha, tokens) = (proxies.config().proxy_tuning.alpha, maps[0].host_len());
+    match rule.is_offset() {
+        true => say(format_args!(
+            "shifting by {alpha} * ({tuned} - {untuned}), {common} of {tokens} tokens in common"
+        )),
+        false => {
+            let proxy = if rule.reads()[0] { tuned } else { untuned };
+            say(format_args!("{rule}; alpha {alpha}, with {proxy}, {common} of {tokens} tokens in common"));
+        }
     }
 }
 

@@ -29,7 +29,7 @@ pub use sampling::SamplingOptions;
 pub use stats::Stats;
 
 use super::{HostShape, Proxies, vocabulary};
-use crate::config::{Config, OnError, check_alpha};
+use crate::config::{Config, Control, OnError, check_alpha};
 use crate::decode::{NAMES, model_path};
 use crate::error::{Error, Result};
 use crate::pair::Runner;
@@ -92,6 +92,8 @@ pub enum EarlyStart {
 pub struct RequestOptions {
     /// Weight of the shift; `None`: as configured.
     pub alpha: Option<f32>,
+    /// Schedule and guards; `None`: as configured.
+    pub control: Option<Control>,
     /// The prompt as the tuned proxy reads it, in its own tokens, where it is another one than the host's.
     pub tuned_prompt: Option<Vec<Token>>,
     /// Texts that are generated at once for the prompt (`n`); 0 counts as 1.
@@ -147,6 +149,8 @@ impl ProxyTuning {
         let alpha = options.alpha.unwrap_or(self.config().proxy_tuning.alpha);
         check_alpha(alpha)?;
         self.0.runner.rule().check_alpha(alpha)?;
+        let control = options.control.unwrap_or_else(|| self.config().proxy_tuning.control());
+        control.check()?;
         let (tokens, context) = (options.tuned_prompt.as_ref().map_or(0, Vec::len), self.context()[0]);
         if tokens >= context {
             return Err(Error::Length { model: format!("the {}", NAMES[1]), tokens, context });
@@ -154,7 +158,7 @@ impl ProxyTuning {
         if let Some(sampling) = &options.sampling {
             sampling.check()?;
         }
-        Ok(Arc::new(Processor::new(self.clone(), alpha, options)))
+        Ok(Arc::new(Processor::new(self.clone(), alpha, control, options)))
     }
 
     /// The configuration.

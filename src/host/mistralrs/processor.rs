@@ -3,7 +3,7 @@
 use super::sampling::{SamplingOptions, Scratch};
 use super::{EarlyStart, ProxyTuning, RequestOptions};
 use crate::combine::argmax;
-use crate::config::OnError;
+use crate::config::{Control, OnError};
 use crate::decode::accept::Dice;
 use crate::error::{Error, Result};
 use crate::host::{Group, Member};
@@ -51,13 +51,14 @@ struct State {
 }
 
 impl Processor {
-    pub(super) fn new(tuning: ProxyTuning, alpha: f32, options: RequestOptions) -> Self {
+    pub(super) fn new(tuning: ProxyTuning, alpha: f32, control: Control, options: RequestOptions) -> Self {
         let sampling = options.sampling.unwrap_or_default();
         let early_start = match options.early_start {
             EarlyStart::Sample if options.sampling.is_none() || sampling.is_greedy() => EarlyStart::Guess,
             otherwise => otherwise,
         };
-        let group = Mutex::new(Group::new(alpha, options.tuned_prompt, options.choices));
+        let group = Group::new(alpha, options.tuned_prompt, options.choices).with_control(control);
+        let group = Mutex::new(group);
         let report = Mutex::new(Report { alpha, ..Report::default() });
         Self { tuning, alpha, early_start, sampling, group, report, cancelled: AtomicBool::new(false) }
     }

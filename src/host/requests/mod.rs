@@ -11,7 +11,7 @@ pub use row::{Logits, Outcome, RequestId, Row, Stats, TunedPrompt};
 
 use super::proxies::{HostShape, Proxies};
 use crate::combine::{Rule, Shift};
-use crate::config::{Config, OnError, check_alpha};
+use crate::config::{Config, Control, OnError, check_alpha};
 use crate::error::{Error, Result};
 use crate::pair::plan::common_prefix;
 use crate::pair::{History, Runner, Sequence};
@@ -25,6 +25,7 @@ pub struct Requests {
     runner: Runner,
     tokenize: Tokenize,
     alpha: f32,
+    control: Control,
     on_error: OnError,
     requests: HashMap<RequestId, Request>,
     /// Rows of the call at hand, by request and length, and the chain of each; kept for its memory, as the next.
@@ -35,6 +36,9 @@ pub struct Requests {
 
 struct Request {
     alpha: f32,
+    control: Control,
+    /// Tokens before the generated ones: those of the prompt, else of the first history.
+    start: Option<usize>,
     /// The tuned proxy's own prompt, and the host's that it stands for: where not given, the first history.
     tuned_prompt: Option<Vec<Token>>,
     prompt: Option<Vec<Token>>,
@@ -61,7 +65,9 @@ impl Requests {
         let runner = proxies.runner(host)?;
         let tuning = &proxies.config().proxy_tuning;
         let [tuned, _] = proxies.models().clone();
-        Ok(Self::new(runner, tuning.alpha, tuning.on_error, move |text| tuned.tokenize(text, true)))
+        let requests =
+            Self::new(runner, tuning.alpha, tuning.on_error, move |text| tuned.tokenize(text, true));
+        Ok(requests.with_control(tuning.control()))
     }
 
     /// A processor without requests. `alpha` is theirs where they say nothing else; `tokenize` spells text in the tuned
@@ -74,7 +80,14 @@ impl Requests {
     ) -> Self {
         let (requests, order, chains, stats) = Default::default();
         let tokenize = Box::new(tokenize);
-        Self { runner, tokenize, alpha, on_error, requests, order, chains, stats }
+        let control = Control::default();
+        Self { runner, tokenize, alpha, control, on_error, requests, order, chains, stats }
+    }
+
+    /// With schedule and guards, for requests that are added from here on. Positions are counted from the end of the
+    /// prompt that a request is added with, else of the first history that it has.
+    pub fn with_control(self, control: Control) -> Self {
+        Self { control, ..self }
     }
 
     /// Length of the host's rows.
@@ -133,7 +146,9 @@ impl Requests {
         if tuned_prompt.as_ref().is_some_and(Vec::is_empty) {
             return Err(Error::invalid("prompt of the tuned proxy", "no tokens", "at least one"));
         }
-        let request = Request { alpha, tuned_prompt, prompt, sequences: Vec::new(), failure: None };
+        let (control, start) = (self.control, prompt.as_ref().map(Vec::len));
+        let request =
+            Request { alpha, control, start, tuned_prompt, prompt, sequences: Vec::new(), failure: None };
         self.requests.insert(id, request);
         Ok(())
     }
@@ -207,8 +222,9 @@ impl Requests {
             }
         }
         self.announce(rows)?;
+        let cap = self.control.cap;
         self.deliver(rows, |_, row, offset, alpha, rule| match offset {
-            Some(offset) => rule.apply(row.logits(), offset, alpha),
+            Some(offset) => rule.apply_within(row.logits(), offset, alpha, cap),
             None => Ok(Shift::default()),
         })
     }
@@ -282,8 +298,8 @@ impl Requests {
             let (chain, row) = (&mut self.chains[chain], &mut rows[at]);
             let Some(request) = self.requests.get_mut(&chain.request) else { continue };
             let outcome = match chain.offset(row.history()) {
-                Ok(offset) => {
-                    self.stats.ignored += write(at, row, Some(offset), request.alpha, rule)?.ignored as u64;
+                Ok((offset, weight)) => {
+                    self.stats.ignored += write(at, row, Some(offset), weight, rule)?.ignored as u64;
                     self.stats.shifted += 1;
                     Outcome::Shifted
                 }
@@ -318,6 +334,7 @@ impl Request {
             Some(best) => self.sequences.swap_remove(best),
             None => runner.sequence(self.beginning(history), self.alpha),
         };
+        sequence.set_control(self.control, *self.start.get_or_insert(history.len()));
         sequence.sync(history)?;
         Ok(sequence)
     }
@@ -342,9 +359,11 @@ impl Request {
 }
 
 impl Chain {
-    fn offset(&mut self, history: &[Token]) -> Result<&[f32]> {
+    /// The offset for a row, and its weight.
+    fn offset(&mut self, history: &[Token]) -> Result<(&[f32], f32)> {
         self.sequence.sync(history)?;
-        self.sequence.offset()
+        let weight = self.sequence.weight();
+        Ok((self.sequence.offset()?, weight))
     }
 }
 

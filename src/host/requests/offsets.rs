@@ -10,7 +10,7 @@ impl Requests {
     /// are rows of which the proxies failed. `out` between the rows stays as it is.
     ///
     /// # Errors
-    /// As [`apply`](Self::apply); where `stride` or `out` is too small; under a [rule](Self::rule) that is more than an
+    /// As [`apply`](Self::apply); where `stride` or `out` is too small; with a cap, and under a [rule](Self::rule) that is more than an
     /// offset, with no rows as well, so that it can be asked beforehand. `out` is untouched then.
     pub fn offsets<R: Row>(&mut self, rows: &mut [R], out: &mut [f32], stride: usize) -> Result<()> {
         self.refuse_more_than_offsets()?;
@@ -35,8 +35,13 @@ impl Requests {
     /// Says whether [`offsets`](Self::offsets) can be had.
     ///
     /// # Errors
-    /// [`Error::Invalid`] under a rule that is more than an offset.
+    /// [`Error::Invalid`] under a rule that is more than an offset, and with a cap, which takes the host's logits.
     pub fn refuse_more_than_offsets(&self) -> Result<()> {
+        if let Some(cap) = self.control.cap {
+            let expected =
+                "0 where offsets are asked for: what a token gains is capped beside the host's logits";
+            return Err(Error::invalid("shift_cap", cap, expected));
+        }
         let rule = self.rule();
         if rule.is_offset() {
             return Ok(());

@@ -10,7 +10,7 @@ mod routes;
 use super::admission::Admission;
 use super::auth::Keys;
 use super::{listen, stop};
-use crate::config::{OnError, Server, Speculate};
+use crate::config::{Control, OnError, Server, Speculate};
 use crate::error::{Error, Result};
 use crate::host::blackbox::{Advisers, Ids, Way};
 use crate::host::openai::{Form, OpenAi};
@@ -40,6 +40,8 @@ pub struct Backing {
 pub struct Defaults {
     /// Weight of the shift.
     pub alpha: f32,
+    /// Schedule and guards.
+    pub control: Control,
     /// System prompt for the tuned proxy alone.
     pub tuned_system: Option<String>,
     /// How texts are shifted.

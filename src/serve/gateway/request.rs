@@ -66,6 +66,7 @@ impl Request {
         let job = Job {
             prompt,
             alpha: overrides.alpha().unwrap_or(defaults.alpha),
+            control: overrides.control(defaults.control)?,
             tuned_system: overrides.tuned_system.or_else(|| defaults.tuned_system.clone()),
             sampler,
             max_tokens,

@@ -1,5 +1,6 @@
 //! Flags of `proxytune eval`.
 
+use super::control::{Alpha, Control};
 use super::{Format, Sampling, Trio};
 use clap::Args;
 use proxytune::eval::{self, GenerationOptions, Kind, PromptOptions};
@@ -32,6 +33,8 @@ pub struct Eval {
     /// [default: 0.25 to 2 where a sweep costs next to nothing, else 1]
     #[arg(long, value_name = "A,B,…|auto", value_delimiter = ',', allow_hyphen_values = true)]
     pub alpha: Vec<Alpha>,
+    #[command(flatten)]
+    pub control: Control,
     /// Text to choose alpha on; not the one that is scored
     #[arg(long, value_name = "F")]
     pub calibrate: Option<PathBuf>,
@@ -107,24 +110,6 @@ pub struct Code {
     /// The Python that runs it
     #[arg(long, value_name = "F", default_value = "/usr/bin/python3")]
     pub python: PathBuf,
-}
-
-/// One entry of `--alpha`.
-#[derive(Clone, Copy, PartialEq)]
-pub enum Alpha {
-    Weight(f32),
-    Auto,
-}
-
-impl std::str::FromStr for Alpha {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        match text.trim() {
-            "auto" => Ok(Self::Auto),
-            text => text.parse().map(Self::Weight).map_err(|_| "expected a number or auto".into()),
-        }
-    }
 }
 
 fn kind(text: &str) -> std::result::Result<Kind, String> {

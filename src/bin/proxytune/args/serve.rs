@@ -17,6 +17,8 @@ pub struct Serve {
     /// Weight of the shift [default: 1]; requests may carry another
     #[arg(long, allow_negative_numbers = true)]
     alpha: Option<f32>,
+    #[command(flatten)]
+    control: super::control::Control,
     /// System prompt for the tuned proxy alone; requests may carry another
     #[arg(long, value_name = "TEXT")]
     tuned_system: Option<String>,
@@ -53,6 +55,7 @@ impl Serve {
         let mut all = file.unwrap_or_default();
         let tuning = &mut all.config.proxy_tuning;
         set(&mut tuning.alpha, self.alpha);
+        self.control.lay_over(tuning);
         if self.tuned_system.is_some() {
             tuning.tuned_prompt.system.clone_from(&self.tuned_system);
         }

@@ -26,6 +26,7 @@ const PROMPT: usize = 32;
 pub fn run(args: &Bench) -> Result<ExitCode> {
     let config = args.shared.config()?;
     args.shared.refuse_api()?;
+    args.shared.refuse_auto()?;
     let sampler = args.sampling.options()?;
     let rule = config.proxy_tuning.combine.rule()?;
     if !rule.is_offset() {
@@ -61,7 +62,7 @@ pub fn run(args: &Bench) -> Result<ExitCode> {
     }
     match args.shared.format {
         Format::Json => {
-            anstream::println!("{}", json!({ "rows": rows.iter().map(Row::json).collect::<Vec<_>>() }))
+            crate::say::outln!("{}", json!({ "rows": rows.iter().map(Row::json).collect::<Vec<_>>() }))
         }
         Format::Text => print_table(&rows),
     }
@@ -143,8 +144,13 @@ impl<'a> Bout<'a> {
         let way = |mode, at_once, models: &Models, placement, speculate| {
             let mut config = config.clone();
             config.proxy_tuning.speculate = speculate;
-            let run =
-                RunOptions { sequences: at_once, longest, placement, force_accept: work.args.force_accept };
+            let run = RunOptions {
+                sequences: at_once,
+                longest,
+                placement,
+                force_accept: work.args.force_accept,
+                ..RunOptions::default()
+            };
             let decoder = models.decoder(&config, run)?;
             Ok::<_, Error>(Way { mode, decoder, at_once, rounds: vec![], drafted: 0, accepted: 0 })
         };

@@ -50,7 +50,7 @@ impl Row {
 }
 
 pub fn print_table(rows: &[Row]) {
-    anstream::println!(
+    crate::say::outln!(
         "{:>9}  {:<11}  {:>9}  {:>9}  {:>9}  {:>10}  {:>8}  {:>22}",
         "sequences",
         "mode",
@@ -69,7 +69,7 @@ pub fn print_table(rows: &[Row]) {
             0 => String::new(),
             drafted => percent(row.accepted as f64 / drafted as f64),
         };
-        anstream::println!(
+        crate::say::outln!(
             "{:>9}  {:<11}  {:>9.0}  {:>9}  {:>9}  {:>10}  {accepted:>8}  {host:>8.3} {tuned:>6.3} {untuned:>6.3}",
             row.sequences,
             row.mode,
@@ -79,7 +79,7 @@ pub fn print_table(rows: &[Row]) {
             percent(host_ms / row.step_ms),
         );
     }
-    anstream::println!(
+    crate::say::outln!(
         "\nMedians over rounds of the mean time of a token. Floor: the sum of the bare passes, each model repeated alone\n\
          on its best number of threads. Bare: the same passes after one another, as a step needs them."
     );

@@ -5,7 +5,8 @@ mod picks;
 mod table;
 
 use crate::args::Format;
-use crate::args::eval::{Alpha, Eval};
+use crate::args::control::Alpha;
+use crate::args::eval::Eval;
 use crate::progress::{Progress, load};
 use output::{ReportFile, open_journal};
 use proxytune::config::Config;
@@ -60,7 +61,9 @@ impl Task {
 }
 
 pub fn run(args: &Eval) -> Result<ExitCode> {
-    let config = args.trio.config()?;
+    let mut config = args.trio.config()?;
+    args.control.lay_over(&mut config.proxy_tuning);
+    config.check()?;
     let task = Task::read(args)?;
     let calibration = calibration(args)?;
     let alphas = alphas(args, &config, &task)?;
@@ -96,7 +99,7 @@ pub fn run(args: &Eval) -> Result<ExitCode> {
     });
     bar.clear();
     if let (Err(Error::Interrupted), Some(path)) = (&outcome, journal.path()) {
-        anstream::eprintln!(
+        crate::say::note!(
             "what is finished is kept in {}: the same command goes on from there",
             path.display()
         );
@@ -107,7 +110,7 @@ pub fn run(args: &Eval) -> Result<ExitCode> {
         file.write(&report)?;
     }
     match args.format {
-        Format::Json => anstream::println!("{}", report.json()),
+        Format::Json => crate::say::outln!("{}", report.json()),
         Format::Text => table::print(&report),
     }
     journal.finish();
@@ -151,7 +154,9 @@ fn alphas(args: &Eval, config: &Config, task: &Task) -> Result<Vec<f32>> {
 
 fn setup(args: &Eval, config: Config, alphas: Vec<f32>) -> Result<Setup> {
     // Each proxy is scored by itself, whichever of them the rule reads.
-    model_path(&config.proxy_tuning.tuned, "--tuned")?;
+    if config.proxy_tuning.tuned_lora.is_none() {
+        model_path(&config.proxy_tuning.tuned, "--tuned")?;
+    }
     model_path(&config.proxy_tuning.untuned, "--untuned")?;
     let models = load(&config, false)?;
     let mut progress = Progress::new("loading directly tuned model {bar:30} {percent:>3} %");
@@ -199,6 +204,19 @@ fn evaluate(
             return Err(Error::invalid("--task", "choices by letter", "picks"));
         }
     };
+    if let Some(best) = report.metrics.first().and_then(Metric::best).filter(|_| args.report.is_some()) {
+        let starts = match task {
+            Task::Text(text) => eval::starts_of_text(text),
+            Task::Items(kind, items) => eval::starts_of_items(*kind, items),
+        };
+        report.heat = eval::heat(setup, &starts, &args.prompts()?, best.alpha, &mut listen)?;
+    }
+    let control = setup.config.proxy_tuning.control();
+    if control != Default::default() && task.shares_passes() {
+        report
+            .notes
+            .push("schedule, cap and guard are for generated texts: given ones are scored without".into());
+    }
     report.settings = settings(args, setup);
     let rule = setup.config.proxy_tuning.combine.rule()?;
     if !rule.is_offset() {
@@ -255,11 +273,9 @@ pub fn contained() -> Option<ExitCode> {
 fn settings_of_models(args: &Eval, config: &Config) -> Vec<(String, String)> {
     let tuning = &config.proxy_tuning;
     let host = picks::host_name(args, config).ok().flatten();
-    let models = [("host", &host), ("tuned proxy", &tuning.tuned), ("untuned proxy", &tuning.untuned)];
-    models
-        .into_iter()
-        .filter_map(|(name, path)| Some((name.into(), path.as_ref()?.display().to_string())))
-        .collect()
+    let [tuned, untuned] = [tuning.tuned_file(), tuning.untuned.as_deref()];
+    let models = [("host", host.as_deref()), ("tuned proxy", tuned), ("untuned proxy", untuned)];
+    models.into_iter().filter_map(|(name, path)| Some((name.into(), path?.display().to_string()))).collect()
 }
 
 /// What a reader of the report wants to know of how it was measured.
@@ -278,6 +294,14 @@ fn settings(args: &Eval, setup: &Setup) -> Vec<(String, String)> {
             add("windows", format!("{} tokens, side by side; the first of each is not scored", args.window))
         }
         None => args.generation_settings().into_iter().for_each(|(name, value)| add(name, value)),
+    }
+    let control = setup.config.proxy_tuning.control();
+    if !control.schedule.is_constant() {
+        add("schedule of alpha", control.schedule.to_string());
+    }
+    control.cap.into_iter().for_each(|cap| add("cap of the shift", format!("{cap} nats")));
+    if control.repetition_guard > 0 {
+        add("repetition guard", format!("{} times", control.repetition_guard));
     }
     if let Some(path) = &args.calibrate {
         add("calibrated on", path.display().to_string());

@@ -96,7 +96,7 @@ pub fn open_journal(args: &Eval, config: &Config, task: &Task) -> Result<Kept> {
     match opened {
         Ok(journal) => {
             if !journal.is_empty() {
-                anstream::eprintln!("going on with {} results of {}", journal.len(), path.display());
+                crate::say::note!("going on with {} results of {}", journal.len(), path.display());
             }
             Ok(Kept { journal, path: Some(path), is_ours, is_over: false })
         }
@@ -117,15 +117,22 @@ fn cache() -> Option<PathBuf> {
 /// All that results depend on, but for alphas: those are told apart within.
 fn header(args: &Eval, config: &Config, task: &Task) -> Result<Value> {
     let tuning = &config.proxy_tuning;
-    let models = [&config.host.model, &tuning.tuned, &tuning.untuned, &args.direct];
+    let models = [
+        config.host.model.as_deref(),
+        tuning.tuned_file(),
+        tuning.untuned.as_deref(),
+        args.direct.as_deref(),
+    ];
     Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "task": task.kind().name(),
         "content": format!("{:016x}", task.hash()),
-        "models": models.map(|path| path.as_deref().map(identity)),
+        "models": models.map(|path| path.map(identity)),
         "settings": args.settings()?,
         "combine": tuning.combine.options()?,
+        "control": format!("{:?}", tuning.control()),
         "context": [config.host.ctx, tuning.ctx],
+        "skip_above": tuning.skip_above,
         "tuned_prompt": [Some(&tuning.tuned_prompt.template), tuning.tuned_prompt.system.as_ref()],
     }))
 }

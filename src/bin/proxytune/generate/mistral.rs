@@ -101,7 +101,7 @@ impl<'a> Text<'a> {
         self.last = chosen.at;
         self.first.get_or_insert(self.last);
         let Chosen { token, host_top, top, .. } = chosen;
-        self.positions.push(Position { token, host_top, top, probabilities: None });
+        self.positions.push(Position { token, host_top, top, probabilities: None, candidates: Vec::new() });
         let ends = !self.job.ignore_end && Pieces::is_end(self.vocabulary, token);
         let piece = if ends { Vec::new() } else { self.vocabulary.piece(token, self.job.control) };
         let stops = self.stream.push(&piece) || ends;

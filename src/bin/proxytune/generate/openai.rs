@@ -40,8 +40,8 @@ pub fn run(args: &Generate, config: &Config) -> Result<ExitCode> {
         return Err(Error::Interrupted);
     }
     match json {
-        true => anstream::println!("{}", to_json(&outcome, args.no_proxy)),
-        false => anstream::eprintln!("{}", figures(&outcome, args.no_proxy)),
+        true => crate::say::outln!("{}", to_json(&outcome, args.no_proxy)),
+        false => crate::say::note!("{}", figures(&outcome, args.no_proxy)),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -74,6 +74,7 @@ fn job(args: &Generate, config: &Config) -> Result<Job> {
         prompt,
         tuned_system: args.prompt.tuned_system.clone(),
         alpha: config.proxy_tuning.alpha,
+        control: config.proxy_tuning.control(),
         sampler: args.sampling.options()?,
         max_tokens: args.max_tokens,
         stops: args.stop.clone(),
@@ -110,7 +111,6 @@ impl Screen {
     }
 
     fn event(&mut self, event: &Event<'_>) -> ControlFlow<()> {
-        let mut gone = false;
         if self.shows {
             let green = AnsiColor::Green.on_default().bold();
             let mut out = anstream::stdout().lock();
@@ -118,18 +118,18 @@ impl Screen {
                 true => write!(out, "{green}{}{green:#}", event.text),
                 false => write!(out, "{}", event.text),
             };
-            gone = written.and_then(|()| out.flush()).is_err();
+            crate::say::must_be_out(written.and_then(|()| out.flush()));
         }
         if !self.shows {
             self.progress.set(0, 1, &spent(&event.spent));
         }
-        if gone || crate::interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if crate::interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     fn finish(mut self) {
         self.progress.clear();
         if self.shows {
-            anstream::println!();
+            crate::say::outln!();
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What is shown of a text: tokens as they come, figures, JSON.
 
+use super::explained;
 use crate::progress::Progress;
-use anstyle::AnsiColor;
+use proxytune::backend::llama::LlamaModel;
 use proxytune::decode::{Event, Finish, Outcome, Position, Stats};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -12,7 +13,7 @@ use std::ops::ControlFlow;
 pub enum Show {
     Nothing,
     Plain,
-    /// Tokens that the shift changed stand out.
+    /// By how much the shift changed the choice; tokens that it changed stand out.
     Coloured,
 }
 
@@ -27,7 +28,7 @@ impl Screen {
         Self { show, progress: Progress::new("reading the prompt {bar:30} {pos}/{len} tokens") }
     }
 
-    /// Shows one event; says stop when the user or the reader has gone away.
+    /// Shows one event; says stop when the user has had enough.
     pub fn event(&mut self, event: &Event<'_>) -> ControlFlow<()> {
         match event {
             Event::Prefill { done, total } => self.progress.set(*done as u64, *total as u64, ""),
@@ -38,23 +39,22 @@ impl Screen {
 
     fn token(&mut self, text: &str, position: &Position) -> ControlFlow<()> {
         self.progress.clear();
-        let green = AnsiColor::Green.on_default().bold();
+        let style = explained::style(position);
         let mut out = anstream::stdout().lock();
         let written = match self.show {
             Show::Nothing => Ok(()),
-            Show::Coloured if position.is_shifted() => write!(out, "{green}{text}{green:#}"),
-            Show::Plain | Show::Coloured => write!(out, "{text}"),
+            Show::Coloured => write!(out, "{style}{text}{style:#}"),
+            Show::Plain => write!(out, "{text}"),
         };
-        // A reader that has gone away wants no more tokens.
-        let gone = written.and_then(|()| out.flush()).is_err();
-        if gone || crate::interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        crate::say::must_be_out(written.and_then(|()| out.flush()));
+        if crate::interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     /// Ends the text.
     pub fn finish(mut self) {
         self.progress.clear();
         if self.show != Show::Nothing {
-            anstream::println!();
+            crate::say::outln!();
         }
     }
 }
@@ -80,14 +80,23 @@ pub fn figures(stats: &Stats) -> String {
     if stats.drafted > 0 {
         line += &format!("; {} of {} drafted tokens were kept", stats.accepted, stats.drafted);
     }
+    if stats.skipped > 0 {
+        line += &format!("; the gate left {} positions as the host had them", stats.skipped);
+    }
+    if stats.missed > 0 {
+        line += &format!(", {} of which the shift would have changed", stats.missed);
+    }
+    if stats.left_to_host > 0 {
+        line += &format!("; schedule and guard left {} positions to the host", stats.left_to_host);
+    }
     if stats.unshifted > 0 {
         line += &format!("; {} positions went unshifted because a proxy failed", stats.unshifted);
     }
     line
 }
 
-/// The object that `--format json` prints.
-pub fn to_json(outcome: &Outcome, explain: bool) -> Value {
+/// The object that `--format json` prints; with positions where somebody spells their tokens.
+pub fn to_json(outcome: &Outcome, explained_by: Option<&LlamaModel>) -> Value {
     let stats = &outcome.stats;
     let ms = |time: std::time::Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
     let mut object = json!({
@@ -110,20 +119,13 @@ pub fn to_json(outcome: &Outcome, explain: bool) -> Value {
             "accepted": stats.accepted,
             "shifted": stats.shifted,
             "unshifted": stats.unshifted,
+            "skipped": stats.skipped,
+            "left_to_host": stats.left_to_host,
         },
     });
-    if explain {
-        let position = |p: &Position| {
-            let mut object = json!({ "token": p.token, "host_top": p.host_top, "top": p.top });
-            if let Some(of) = &p.probabilities {
-                object["p_host"] = json!(of.host);
-                object["p"] = json!(of.shifted);
-                object["p_tuned"] = json!(of.proxies.map(|p| p[0]));
-                object["p_untuned"] = json!(of.proxies.map(|p| p[1]));
-            }
-            object
-        };
-        object["positions"] = outcome.positions.iter().map(position).collect();
+    if let Some(host) = explained_by {
+        object["stats"]["missed"] = json!(stats.missed);
+        object["positions"] = outcome.positions.iter().map(|p| explained::to_json(p, host)).collect();
     }
     object
 }
