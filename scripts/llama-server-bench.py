@@ -73,13 +73,11 @@ def measure(server, numbers, tokens):
 def bare_ms(path, requests, tokens):
     """Milliseconds of a bare pass of a model over one token of each sequence, in the same llama.cpp on as many threads."""
     command = [harness.BIN / "llama-batched-bench", "-m", path, "-c", 1024 * max(REQUESTS), "-npp", 32, "-ntg", tokens]
-    command += ["-npl", requests, "-t", os.cpu_count(), "--output-format", "jsonl"]
-    # It ends now and then before what it prints is out.
-    for _ in range(5):
-        done = subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True)
-        if lines := [line for line in done.stdout.splitlines() if line.startswith("{")]:
-            break
-    else:
+    # Twice, since now and then it ends before its last line is out.
+    command += ["-npl", f"{requests},{requests}", "-t", os.cpu_count(), "--output-format", "jsonl"]
+    done = subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if not lines:
         sys.exit(f"{' '.join(map(str, command))}: expected a line of figures, got:\n{done.stdout}{done.stderr}")
     figures = json.loads(lines[0])
     return 1e3 * figures["t_tg"] / figures["tg"]
