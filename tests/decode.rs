@@ -4,21 +4,12 @@
 mod common;
 
 use common::{Case, cases, fixture_config, models, take_turns};
-use proxytune::backend::llama::SamplerOptions;
 use proxytune::config::{Config, OnError, Speculate};
 use proxytune::decode::{Event, Finish, Job, Outcome, RunOptions};
 use std::ops::ControlFlow;
 
 fn job(case: &Case, stops: &[&str]) -> Job {
-    Job {
-        history: case.history(),
-        alpha: case.alpha,
-        sampler: SamplerOptions::default(),
-        max_tokens: 48,
-        stops: stops.iter().map(|s| s.to_string()).collect(),
-        control: true,
-        ignore_end: true,
-    }
+    Job { max_tokens: 48, stops: stops.iter().map(|s| s.to_string()).collect(), ..case.job() }
 }
 
 /// Decodes together; returns outcomes and the text streamed for each job.

@@ -4,22 +4,9 @@
 mod common;
 
 use common::{Case, cases, fixture_config, golden_rows, models, take_turns};
-use proxytune::backend::llama::SamplerOptions;
 use proxytune::decode::{Finish, Job, Models, Outcome, RunOptions};
 use proxytune::pair::{Placement, Runner};
 use std::ops::ControlFlow;
-
-fn job(case: &Case) -> Job {
-    Job {
-        history: case.history(),
-        alpha: case.alpha,
-        sampler: SamplerOptions::default(),
-        max_tokens: case.tokens.len(),
-        stops: vec![],
-        control: true,
-        ignore_end: true,
-    }
-}
 
 fn decode(models: &Models, jobs: Vec<Job>, placement: Placement, slots: usize) -> Vec<Outcome> {
     let mut config = fixture_config();
@@ -54,7 +41,7 @@ fn greedy_tokens_are_the_oracles_one_sequence_at_a_time() {
     let models = models(&fixture_config(), false);
     for placement in [Placement::Auto, Placement::InTurn, Placement::SideBySide, Placement::Together] {
         for case in cases() {
-            let outcomes = decode(&models, vec![job(&case)], placement, 1);
+            let outcomes = decode(&models, vec![case.job()], placement, 1);
             assert_tokens(&case, &outcomes[0], &case.tokens);
         }
     }
@@ -67,7 +54,7 @@ fn greedy_tokens_are_the_oracles_with_all_sequences_in_one_batch() {
     let cases = cases();
     // With fewer slots than sequences the proxies' caches are evicted and filled again at every step.
     for slots in [cases.len(), 3] {
-        let outcomes = decode(&models, cases.iter().map(job).collect(), Placement::SideBySide, slots);
+        let outcomes = decode(&models, cases.iter().map(Case::job).collect(), Placement::SideBySide, slots);
         for (case, outcome) in cases.iter().zip(&outcomes) {
             assert_tokens(case, outcome, &case.tokens);
             assert_eq!(outcome.stats.unshifted + outcome.stats.ignored, 0, "{}", case.name);
@@ -82,7 +69,7 @@ fn the_host_alone_and_alpha_zero_give_the_oracles_host_tokens() {
     let trio = models(&fixture_config(), false);
     for models in [alone, trio] {
         for case in cases() {
-            let unshifted = Job { alpha: 0.0, ..job(&case) };
+            let unshifted = Job { alpha: 0.0, ..case.job() };
             let outcomes = decode(&models, vec![unshifted], Placement::SideBySide, 1);
             assert_tokens(&case, &outcomes[0], &case.host_tokens);
             assert_eq!(outcomes[0].stats.shifted, 0);

@@ -13,23 +13,11 @@ use proxytune::decode::accept::{Dice, Verdict, judge};
 use proxytune::decode::{DecodeOptions, Decoder, Finish, Job, Outcome, Pieces, RunOptions};
 use proxytune::pair::{CachedModel, History, Pair, Placement, Proxy};
 use proxytune::vocab::{Entry, Kind, TokenMap, Vocabulary};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 const MODES: [Speculate; 5] =
     [Speculate::Tokens(1), Speculate::Tokens(2), Speculate::Tokens(3), Speculate::Tokens(7), Speculate::Auto];
-
-fn job(case: &Case) -> Job {
-    Job {
-        history: case.history(),
-        alpha: case.alpha,
-        sampler: SamplerOptions::default(),
-        max_tokens: case.tokens.len(),
-        stops: vec![],
-        control: true,
-        ignore_end: true,
-    }
-}
 
 fn decode(speculate: Speculate, jobs: Vec<Job>) -> Vec<Outcome> {
     decode_with(speculate, Control::default(), jobs)
@@ -51,9 +39,9 @@ fn greedy_tokens_are_the_oracles_whatever_is_drafted() {
     let _turn = take_turns();
     let cases = cases();
     for mode in MODES {
-        let together = decode(mode, cases.iter().map(job).collect());
+        let together = decode(mode, cases.iter().map(Case::job).collect());
         for (case, together) in cases.iter().zip(&together) {
-            let alone = &decode(mode, vec![job(case)])[0];
+            let alone = &decode(mode, vec![case.job()])[0];
             assert_eq!(alone.tokens, case.tokens, "{} {mode:?}", case.name);
             assert_eq!(together.tokens, case.tokens, "{} {mode:?} in a batch", case.name);
             assert_eq!(together.stats.unshifted, 0);
@@ -72,7 +60,7 @@ fn greedy_tokens_are_the_oracles_whatever_is_drafted() {
 fn penalties_stops_and_anti_tuning_give_the_same_text_with_and_without_drafts() {
     let _turn = take_turns();
     let cases = cases();
-    let plain = decode(Speculate::Off, vec![job(&cases[0])]);
+    let plain = decode(Speculate::Off, vec![cases[0].job()]);
     let middle = plain[0].text.char_indices().nth(plain[0].text.chars().count() / 2).unwrap().0;
     let stop = plain[0].text[middle..].chars().take(3).collect::<String>();
     let variants: [fn(Job) -> Job; 5] = [
@@ -83,8 +71,8 @@ fn penalties_stops_and_anti_tuning_give_the_same_text_with_and_without_drafts() 
         |job| Job { ignore_end: false, ..job },
     ];
     let mut jobs: Vec<Job> =
-        variants.iter().flat_map(|change| cases.iter().take(4).map(|case| change(job(case)))).collect();
-    jobs.push(Job { stops: vec![stop], ..job(&cases[0]) });
+        variants.iter().flat_map(|change| cases.iter().take(4).map(|case| change(case.job()))).collect();
+    jobs.push(Job { stops: vec![stop], ..cases[0].job() });
     let plain = decode(Speculate::Off, jobs.clone());
     let drafted = decode(Speculate::Tokens(3), jobs);
     for (plain, drafted) in plain.iter().zip(&drafted) {
@@ -105,7 +93,7 @@ fn schedules_and_guards_give_the_same_text_with_and_without_drafts() {
     let guard = Control { repetition_guard: 2, ..Control::default() };
     let cap = Control { cap: Some(1.0), ..Control::default() };
     let cases = cases();
-    let jobs = || cases.iter().take(5).map(|case| Job { alpha: 1.5, max_tokens: 80, ..job(case) }).collect();
+    let jobs = || cases.iter().take(5).map(|case| Job { alpha: 1.5, max_tokens: 80, ..case.job() }).collect();
     let plain = decode(Speculate::Off, jobs());
     for control in [schedule("warm-up:12"), schedule("decay:20"), schedule("stop:9"), guard, cap] {
         let off = decode_with(Speculate::Off, control, jobs());
@@ -133,7 +121,7 @@ fn schedules_and_guards_give_the_same_text_with_and_without_drafts() {
 fn a_schedule_that_has_stopped_leaves_the_text_to_the_host_alone() {
     let _turn = take_turns();
     let case = &cases()[0];
-    let long = Job { max_tokens: 40, ..job(case) };
+    let long = Job { max_tokens: 40, ..case.job() };
     let stopped = &decode_with(Speculate::Tokens(3), schedule("stop:10"), vec![long.clone()])[0];
     let shifted = &decode(Speculate::Off, vec![long.clone()])[0];
     assert_eq!(stopped.tokens[..10], shifted.tokens[..10]);
@@ -350,19 +338,25 @@ fn filters() -> Vec<SamplerOptions> {
     ]
 }
 
+/// Holds draws, with drafts of which a share within `accepted` is kept and without, against their exact distribution.
+fn assert_follows(toys: &Toys, exact: &[f64], options: &SamplerOptions, accepted: Range<f64>) {
+    let rule = toys.rule;
+    for mode in [Speculate::Off, Speculate::Tokens(1), Speculate::Tokens(2)] {
+        let (counts, kept) = draw_runs(toys, mode, options, 200_000);
+        assert!(mode == Speculate::Off || accepted.contains(&kept), "{rule:?} {kept}");
+        let far = worst_deviation(&counts, exact);
+        assert!(far < TOO_FAR, "{rule:?} {options:?} {mode:?}: {far} standard deviations");
+        let off = worst_deviation(&counts, &off_by_a_hundredth(exact));
+        assert!(off > TOO_FAR, "{rule:?} {options:?} {mode:?}: blind to an error of 1 %, {off}");
+    }
+}
+
 #[test]
 fn sampled_tokens_follow_the_shifted_distribution_with_and_without_drafts() {
     let toys = Toys::new(64);
     for options in filters() {
         let exact = toys.exact_runs(ALPHA, &options);
-        for mode in [Speculate::Off, Speculate::Tokens(1), Speculate::Tokens(2)] {
-            let (counts, accepted) = draw_runs(&toys, mode, &options, 200_000);
-            assert!(mode == Speculate::Off || (0.2..0.95).contains(&accepted), "{accepted}");
-            let far = worst_deviation(&counts, &exact);
-            assert!(far < TOO_FAR, "{options:?} {mode:?}: {far} standard deviations");
-            let off = worst_deviation(&counts, &off_by_a_hundredth(&exact));
-            assert!(off > TOO_FAR, "{options:?} {mode:?}: blind to an error of 1 %, {off}");
-        }
+        assert_follows(&toys, &exact, &options, 0.2..0.95);
     }
 }
 
@@ -371,15 +365,7 @@ fn sampled_tokens_follow_the_distribution_of_any_rule_with_and_without_drafts() 
     let options = SamplerOptions { temperature: 1.2, ..SamplerOptions::default() };
     for rule in [RuleName::Contrastive, RuleName::Mean] {
         let toys = Toys::by(rule, 64);
-        let exact = toys.exact_runs(ALPHA, &options);
-        for mode in [Speculate::Off, Speculate::Tokens(1), Speculate::Tokens(2)] {
-            let (counts, accepted) = draw_runs(&toys, mode, &options, 200_000);
-            assert!(mode == Speculate::Off || (0.05..0.95).contains(&accepted), "{rule:?} {accepted}");
-            let far = worst_deviation(&counts, &exact);
-            assert!(far < TOO_FAR, "{rule:?} {mode:?}: {far} standard deviations");
-            let off = worst_deviation(&counts, &off_by_a_hundredth(&exact));
-            assert!(off > TOO_FAR, "{rule:?} {mode:?}: blind to an error of 1 %, {off}");
-        }
+        assert_follows(&toys, &toys.exact_runs(ALPHA, &options), &options, 0.05..0.95);
     }
 }
 

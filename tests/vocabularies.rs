@@ -9,7 +9,6 @@ mod gguf;
 use assert_cmd::Command;
 use common::{Case, cases, fixture_config, host_row, models, path, take_turns};
 use gguf::{CONTROL, Gguf, NORMAL, Place, UNUSED, USER_DEFINED, new_ids};
-use proxytune::backend::llama::SamplerOptions;
 use proxytune::combine::log_sum_exp;
 use proxytune::config::{Config, Speculate};
 use proxytune::decode::{Job, RunOptions};
@@ -103,15 +102,7 @@ impl Altered {
             config.proxy_tuning.speculate = speculate;
             let run = RunOptions { sequences: cases.len(), longest: 512, ..RunOptions::default() };
             let mut decoder = models.decoder(&config, run).unwrap();
-            let job = |case: &Case| Job {
-                history: self.history(case),
-                alpha: case.alpha,
-                sampler: SamplerOptions::default(),
-                max_tokens: case.tokens.len(),
-                stops: vec![],
-                control: true,
-                ignore_end: true,
-            };
+            let job = |case: &Case| Job { history: self.history(case), ..case.job() };
             let outcomes = decoder
                 .generate(cases.iter().map(job).collect(), false, &mut |_| ControlFlow::Continue(()))
                 .unwrap();

@@ -77,9 +77,8 @@ impl Rule for Mixture {
 impl OnRow for Mixture {
     fn on<L: Logit>(&self, host: &mut [L], advice: &[f32], alpha: f32) -> usize {
         let Some(both) = Distributions::of(host, advice) else { return host.len() };
-        // A weight that is NaN, or less than nothing, is none.
         let weight = alpha * self.weight(&both);
-        // A weight that is none leaves the row to the host.
+        // A weight that is NaN, or less than nothing, is none.
         let weight = if weight.is_nan() { 0.0 } else { weight.clamp(0.0, 1.0) };
         let (of_host, of_proxy) = ((1.0 - weight).ln(), weight.ln());
         let (host_sum, proxy_sum) = (both.host.log_sum as f32, both.proxy_sum());

@@ -3,7 +3,7 @@
 
 use super::Decoder;
 use super::job::Running;
-use crate::combine::argmax;
+use crate::combine::{argmax, log_sum_exp};
 
 impl Decoder {
     /// Lets through the sequences whose next token the host gives a probability above the threshold, so that nobody waits
@@ -27,9 +27,8 @@ fn is_sure(row: &[f32], threshold: f32) -> bool {
     if !best.is_finite() {
         return false;
     }
-    let sum: f32 = row.iter().map(|x| (x - best).exp()).sum();
     // NaN among the logits: not sure.
-    1.0 / sum > threshold
+    f64::from(best) - log_sum_exp(row) > f64::from(threshold).ln()
 }
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ pub struct RunOptions {
     pub longest: usize,
     /// Where the proxies run; `None`: as configured.
     pub placement: Option<Placement>,
+    /// Whether the host, in an engine of its own, keeps its threads awake for the proxies' passes in turn.
+    pub lends_threads: bool,
     /// As [`DecodeOptions::candidates`].
     pub candidates: usize,
     /// As [`DecodeOptions::force_accept`].
@@ -170,14 +172,16 @@ pub fn pair(
     let tuning = &config.proxy_tuning;
     let slots = run.sequences.min(tuning.slots);
     let limit = tuning.time_limit();
-    // A proxy that is stuck must not hold the host's threads.
-    let host_pool = match host_pool {
-        Some(_) if limit.is_some() => Some(Arc::new(ThreadPool::new(layout.threads, 0)?)),
+    let all_threads = || ThreadPool::new(layout.threads, 0).map(Arc::new);
+    let pool_alone = match host_pool {
+        // A proxy that is stuck must not hold the host's threads.
+        Some(_) if limit.is_some() => Some(all_threads()?),
+        None if run.lends_threads && layout.placement == Placement::Auto => Some(all_threads()?),
         pool => pool,
     };
     let proxy = |(model, map): &(Arc<LlamaModel>, TokenMap), name| {
         let pool = Arc::new(ThreadPool::new(layout.proxy_threads, 0)?);
-        let model = context(model, name, tuning.ctx, run, slots, pool, host_pool.clone())?;
+        let model = context(model, name, tuning.ctx, run, slots, pool, pool_alone.clone())?;
         Ok::<_, Error>(Proxy { model, map: map.clone() })
     };
     let absent = |name: &str, beside: &Proxy| {

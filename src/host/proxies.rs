@@ -1,7 +1,7 @@
 //! The proxies of one configuration, for a host that runs in an engine of its own.
 
-use crate::backend::llama::{LlamaModel, ThreadPool};
-use crate::config::{self, Config};
+use crate::backend::llama::LlamaModel;
+use crate::config::Config;
 use crate::decode::{NAMES, RunOptions, load_proxies, pair, token_map};
 use crate::error::Result;
 use crate::pair::{Pair, Placement, Runner};
@@ -79,16 +79,12 @@ impl Proxies {
         let run = RunOptions {
             sequences: known(host.sequences, config.proxy_tuning.slots),
             longest: known(host.context, usize::MAX),
+            lends_threads: host.lends_threads,
             ..RunOptions::default()
         };
         let [tuned, untuned] = self.models.clone();
         let [tuned_map, untuned_map] = self.maps(&host.vocabulary)?;
-        let tuning = &config.proxy_tuning;
-        let threads = known(tuning.threads, std::thread::available_parallelism().map_or(1, usize::from));
-        let in_turn =
-            host.lends_threads && tuning.placement == config::Placement::Auto && tuning.gpu_layers == 0;
-        let pool = (in_turn && threads > 1).then(|| ThreadPool::new(threads, 0)).transpose()?;
-        pair(&[(tuned, tuned_map), (untuned, untuned_map)], &config, run, pool.map(Arc::new))
+        pair(&[(tuned, tuned_map), (untuned, untuned_map)], &config, run, None)
     }
 
     /// [`pair`](Self::pair) behind a runner, which has a thread of its own where the proxies can work while the host

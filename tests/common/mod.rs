@@ -1,10 +1,10 @@
 //! What several test files share: the float32 trio and the golden files of the transformers oracle.
 #![allow(dead_code)]
 
-use proxytune::backend::llama::{ContextOptions, LlamaContext, ThreadPool};
+use proxytune::backend::llama::{ContextOptions, LlamaContext, SamplerOptions, ThreadPool};
 use proxytune::backend::{Backend, Span};
 use proxytune::config::Config;
-use proxytune::decode::Models;
+use proxytune::decode::{Job, Models};
 use proxytune::pair::History;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -64,6 +64,19 @@ impl Case {
     pub fn history(&self) -> History {
         let own = self.tuned_prompt_tokens != self.prompt_tokens;
         History::new(self.prompt_tokens.clone(), own.then(|| self.tuned_prompt_tokens.clone()))
+    }
+
+    /// Its greedy text, as long as the oracle's and whatever ends a text.
+    pub fn job(&self) -> Job {
+        Job {
+            history: self.history(),
+            alpha: self.alpha,
+            sampler: SamplerOptions::default(),
+            max_tokens: self.tokens.len(),
+            stops: vec![],
+            control: true,
+            ignore_end: true,
+        }
     }
 }
 

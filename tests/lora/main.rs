@@ -8,7 +8,7 @@ mod gguf;
 
 use common::{cases, fixture_config, host_row, models, path, take_turns};
 use gguf::{File, Model, Place, Value};
-use proxytune::backend::llama::{LlamaModel, LoadOptions, SamplerOptions};
+use proxytune::backend::llama::{LlamaModel, LoadOptions};
 use proxytune::config::Config;
 use proxytune::decode::{Job, Models, RunOptions};
 use std::ops::ControlFlow;
@@ -67,18 +67,8 @@ fn merged(model: &mut Model, adapter: &File) {
 }
 
 fn tokens(models: &Models, config: &Config) -> Vec<Vec<u32>> {
-    let jobs: Vec<Job> = cases()
-        .iter()
-        .map(|case| Job {
-            history: case.history(),
-            alpha: 1.0,
-            sampler: SamplerOptions::default(),
-            max_tokens: 24,
-            stops: vec![],
-            control: true,
-            ignore_end: true,
-        })
-        .collect();
+    let jobs: Vec<Job> =
+        cases().iter().map(|case| Job { alpha: 1.0, max_tokens: 24, ..case.job() }).collect();
     let run = RunOptions { sequences: jobs.len(), longest: 512, ..RunOptions::default() };
     let mut decoder = models.decoder(config, run).unwrap();
     let outcomes = decoder.generate(jobs, false, &mut |_| ControlFlow::Continue(())).unwrap();
