@@ -39,7 +39,7 @@ fn the_tokenizer_splits_as_the_oracles() {
 fn greedy_tokens_are_the_oracles_one_sequence_at_a_time() {
     let _turn = take_turns();
     let models = models(&fixture_config(), false);
-    for placement in [Placement::Auto, Placement::InTurn, Placement::SideBySide, Placement::Together] {
+    for placement in PLACEMENTS {
         for case in cases() {
             let outcomes = decode(&models, vec![case.job()], placement, 1);
             assert_tokens(&case, &outcomes[0], &case.tokens);

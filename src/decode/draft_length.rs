@@ -22,7 +22,7 @@ const PROBE_DRAFT: u32 = 128;
 const PROBE_PLAIN: u32 = 24;
 
 /// Steps without a draft at first: what a plain step costs must be known well.
-const WARM_UP: usize = Recent::MOST;
+const WARM_UP: usize = <Recent>::MOST;
 
 /// What a pass of the tuned proxy is taken to cost before it was seen, as a share of a step: low enough to be tried.
 const UNSEEN_DRAFT: f64 = 0.1;
