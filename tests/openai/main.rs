@@ -2,6 +2,7 @@
 #![cfg(feature = "openai")]
 
 mod fake;
+mod gateway;
 mod replay;
 
 use fake::{Fake, Reply, in_order};

@@ -13,9 +13,12 @@ impl OpenAi {
 
     /// The same with another number of visible tokens.
     pub(super) fn body_with(&self, ask: &Ask<'_>, stream: bool, top: usize) -> Result<Value> {
+        // At 0 mistral.rs shows logarithms of logits; what it draws is only the beginning of a draft.
+        let draws = self.server == Server::MistralRs && top > 0;
+        let temperature = if draws { 1.0 } else { ask.choosing.temperature };
         let mut body = json!({
             "model": self.model, "max_tokens": ask.tokens, "stream": stream,
-            "temperature": ask.choosing.temperature, "top_p": ask.choosing.top_p,
+            "temperature": temperature, "top_p": ask.choosing.top_p,
         });
         let object = body.as_object_mut().ok_or_else(|| Error::engine("openai", "no body"))?;
         match (self.form, ask.prompt) {

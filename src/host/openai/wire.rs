@@ -2,6 +2,7 @@
 
 use crate::host::blackbox::{Candidate, Seen};
 use serde_json::Value;
+use std::f64::consts::LN_10;
 
 /// The positions that a choice shows, at most `top` tokens each; a text without log-probabilities is one position without
 /// alternatives.
@@ -9,6 +10,10 @@ pub fn positions(choice: &Value, top: usize) -> Vec<Seen> {
     let logprobs = &choice["logprobs"];
     if let Some(content) = logprobs["content"].as_array() {
         return content.iter().filter_map(|token| position(token, top)).collect();
+    }
+    // mistral.rs streams each token's by itself.
+    if logprobs["top_logprobs"].is_array() && logprobs["token"].is_string() {
+        return position(logprobs, top).into_iter().collect();
     }
     if let Some(tokens) = logprobs["tokens"].as_array().filter(|tokens| !tokens.is_empty()) {
         let seen = |(at, token): (usize, &Value)| legacy(logprobs, spelt(token.as_str()?)?, at, 0, top);
@@ -21,6 +26,37 @@ pub fn positions(choice: &Value, top: usize) -> Vec<Seen> {
     }
     let chosen = Candidate { bytes: text.into(), id: None, logprob: f32::NAN, control: false };
     vec![Seen { chosen, top: Vec::new(), is_merged: false }]
+}
+
+/// Whether a choice has mistral.rs's form: alternatives by number, with their text as `bytes`, and logarithms to base 10.
+pub fn is_mistralrs(choice: &Value) -> bool {
+    let logprobs = &choice["logprobs"];
+    let token = if logprobs["content"].is_array() { &logprobs["content"][0] } else { logprobs };
+    has_numbers(token)
+}
+
+fn has_numbers(token: &Value) -> bool {
+    token["top_logprobs"].as_array().into_iter().flatten().any(|t| t["token"].is_u64())
+}
+
+/// A position in mistral.rs's form. What is no whole character has lost its bytes there.
+fn numbered(token: &Value, top: usize) -> Option<Seen> {
+    let natural = |value: &Value| value.as_f64().map_or(f32::NAN, |x| (x.min(0.0) * LN_10) as f32);
+    let alternative = |value: &Value| {
+        let bytes = spelt(value["bytes"].as_str()?).filter(|bytes| !bytes.is_empty())?;
+        let id = value["token"].as_u64().and_then(|id| u32::try_from(id).ok());
+        Some(Candidate { bytes, id, logprob: natural(&value["logprob"]), control: false })
+    };
+    let alternatives = token["top_logprobs"].as_array().into_iter().flatten();
+    let top = sorted(alternatives.filter_map(alternative).collect(), top);
+    let bytes = token["bytes"].as_array()?.iter().map(|b| b.as_u64().and_then(|b| u8::try_from(b).ok()));
+    let bytes = spelt(std::str::from_utf8(&bytes.collect::<Option<Vec<u8>>>()?).ok()?);
+    // Of a character in parts the text has all, once the last has come.
+    let is_merged = bytes.is_none();
+    let bytes = bytes.or_else(|| spelt(token["token"].as_str()?))?;
+    let id = top.iter().find(|c| c.bytes == bytes).and_then(|c| c.id);
+    let logprob = if is_merged { f32::NAN } else { natural(&token["logprob"]) };
+    Some(Seen { chosen: Candidate { control: false, bytes, id, logprob }, top, is_merged })
 }
 
 /// A token of `logprobs.content`: its text, mostly its bytes, in some servers its number.
@@ -38,6 +74,9 @@ fn candidate(token: &Value) -> Option<Candidate> {
 }
 
 fn position(token: &Value, top: usize) -> Option<Seen> {
+    if has_numbers(token) {
+        return numbered(token, top);
+    }
     let mut chosen = candidate(token)?;
     let alternatives = token["top_logprobs"].as_array().into_iter().flatten();
     let top = sorted(alternatives.filter_map(candidate).collect(), top);
@@ -136,6 +175,38 @@ mod tests {
         assert_eq!(seen[0].top.iter().map(|c| c.bytes.clone()).collect::<Vec<_>>(), [b"a", b"b"]);
         assert_eq!(seen[1].chosen.bytes, [0xe2, 0x82]);
         assert_eq!((seen[1].top.len(), seen[1].top[0].logprob), (2, 0.0));
+    }
+
+    #[test]
+    fn mistral_rs_has_numbers_text_and_base_10() {
+        let alternative = |token: u32, text: &str, logprob: f32| json!({ "token": token, "bytes": text, "logprob": logprob });
+        let top = json!([
+            alternative(3, " a", -1.0),
+            alternative(4, "\u{fffd}", -0.5),
+            alternative(5, " b", -0.25)
+        ]);
+        // The space at the front of a text is left out of its token, not of its bytes.
+        let token = json!({ "token": "a", "bytes": b" a", "logprob": -1.0, "top_logprobs": top });
+        for choice in [json!({ "logprobs": token }), json!({ "logprobs": { "content": [token] } })] {
+            assert!(is_mistralrs(&choice));
+            let seen = &positions(&choice, 20)[0];
+            assert_eq!(
+                (seen.chosen.bytes.as_slice(), seen.chosen.id, seen.is_merged),
+                (&b" a"[..], Some(3), false)
+            );
+            assert_eq!(seen.top.iter().map(|c| c.id).collect::<Vec<_>>(), [Some(5), Some(3)]);
+            assert!((seen.chosen.logprob + std::f32::consts::LN_10).abs() < 1e-5, "{seen:?}");
+        }
+        let token =
+            json!({ "token": "€", "bytes": "\u{fffd}".as_bytes(), "logprob": -1.0, "top_logprobs": top });
+        let seen = &positions(&json!({ "logprobs": token }), 20)[0];
+        assert_eq!(
+            (seen.chosen.bytes.as_slice(), seen.chosen.id, seen.is_merged),
+            ("€".as_bytes(), None, true)
+        );
+        assert!(!is_mistralrs(
+            &json!({ "logprobs": { "content": [{ "top_logprobs": [{ "token": "a" }] }] } })
+        ));
     }
 
     #[test]
