@@ -4,6 +4,7 @@
 mod fake;
 mod gateway;
 mod replay;
+mod vllm;
 
 use fake::{Fake, Reply, in_order};
 use proxytune::backend::llama::SamplerOptions;

@@ -8,7 +8,9 @@ use serde_json::{Map, Value, json};
 impl OpenAi {
     /// The body of a request to write on.
     pub(super) fn body(&self, ask: &Ask<'_>, stream: bool) -> Result<Value> {
-        self.body_with(ask, stream, self.top)
+        // By bias nobody asks what else there was, and a text alone comes in whole characters.
+        let is_text = !ask.bias.is_empty() && !self.offers.by_ids;
+        self.body_with(ask, stream, if is_text { 0 } else { self.top })
     }
 
     /// The same with another number of visible tokens.
