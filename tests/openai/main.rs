@@ -3,6 +3,7 @@
 
 mod fake;
 mod gateway;
+mod questions;
 mod replay;
 mod vllm;
 

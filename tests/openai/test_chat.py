@@ -94,7 +94,9 @@ def answers(tmp_path, name, proxies, *host):
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
     records = {line["key"]: line["item"] for line in lines if line.get("key", "").startswith("question")}
     assert len(records) == 8, lines
-    return {key: item["right"] for key, item in records.items() if item["visible"] == 4}, json.loads(out)
+    choices = [len(json.loads(line)["choices"]) for line in TASK.read_text().splitlines()]
+    visible = [key for key, item in records.items() if item["visible"] == choices[int(key.split()[1])]]
+    return {key: records[key]["right"] for key in visible}, json.loads(out)
 
 
 def compared(tmp_path, server, model, proxies):
