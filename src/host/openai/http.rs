@@ -125,8 +125,9 @@ impl Http {
                     );
                     return Ok(answer);
                 }
-                // It was cut off.
+                // It was cut off, and is paid all the same.
                 Err(error @ Error::Upstream { transient: true, .. }) => {
+                    self.count(estimate.0, estimate.1);
                     self.wait(&mut backoff, None, error).await?
                 }
                 Err(error) => return Err(error),
@@ -169,6 +170,15 @@ impl Http {
             }
             is_retry = true;
             let sent = tokio::time::timeout(self.0.timeout, request().send()).await;
+            // What was sent and never answered may have been charged.
+            let is_lost = match &sent {
+                Ok(Ok(_)) => false,
+                Ok(Err(error)) => !error.is_connect(),
+                Err(_) => true,
+            };
+            if let Some((prompt, completion)) = charge.filter(|_| is_lost) {
+                self.count(prompt, completion);
+            }
             let (error, after) = match sent {
                 Ok(Ok(response)) if response.status().is_success() => return Ok(response),
                 Ok(Ok(response)) => {
