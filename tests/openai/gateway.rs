@@ -166,3 +166,25 @@ async fn a_budget_that_is_used_up_is_a_refusal_and_nothing_is_sent() {
     }
     assert_eq!(fake.asked(COMPLETIONS), asked);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_at_once_get_what_they_would_get_alone() {
+    let (fake, _) = super::vllm::vllm().await;
+    let url = gateway(&fake, Limits::default()).await;
+    let ask = |prompt: String| {
+        let body =
+            json!({ "prompt": prompt, "max_tokens": 8, "temperature": 0, "proxy_tuning": { "alpha": 1 } });
+        let request = Client::new().post(format!("{url}{COMPLETIONS}")).body(body.to_string());
+        async move { json_of(request.send().await.unwrap()).await["choices"][0]["text"].take() }
+    };
+    let prompts = (0..6).map(|i| format!("The file number {i} is"));
+    let mut alone = Vec::new();
+    for prompt in prompts.clone() {
+        alone.push(ask(prompt).await);
+    }
+    assert!(alone.iter().all(|text| text.as_str().is_some_and(|text| !text.is_empty())), "{alone:?}");
+    let together: Vec<_> = prompts.map(|prompt| tokio::spawn(ask(prompt))).collect();
+    for (expected, task) in alone.iter().zip(together) {
+        assert_eq!(*expected, task.await.unwrap());
+    }
+}

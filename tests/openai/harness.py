@@ -140,9 +140,9 @@ def common_tokens(tokens, text):
 
 
 @contextlib.contextmanager
-def gateway(url, *arguments):
+def gateway(url, *arguments, proxies=PROXIES):
     port = free_port()
-    command = [PROXYTUNE, "serve", "--engine", "openai", "--host-url", url, "--host-model", "host", *PROXIES]
+    command = [PROXYTUNE, "serve", "--engine", "openai", "--host-url", url, "--host-model", url.model, *proxies]
     with running([*command, "--port", port, *arguments], f"http://127.0.0.1:{port}/health") as process:
         yield f"http://127.0.0.1:{port}", process
 

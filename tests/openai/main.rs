@@ -201,9 +201,13 @@ async fn storms_are_waited_out_as_long_as_was_asked_for_and_no_longer() {
     let outcome = run(&fake, job(2)).await.unwrap();
     assert_eq!((outcome.text.as_str(), outcome.spent.retries), (" a b", 2));
 
-    let fake = well(vec![busy(429, "0")]).await;
-    let (status, text) = upstream(&run(&fake, job(2)).await.unwrap_err());
-    assert!(status == Some(429) && text.contains("slow down"), "{text}");
+    for status in [429, 503] {
+        let fake = well(vec![busy(status, "0")]).await;
+        let (said, text) = upstream(&run(&fake, job(2)).await.unwrap_err());
+        assert!(said == Some(status) && text.contains("slow down"), "{text}");
+        // One try and two more, besides two requests that looked at it.
+        assert_eq!(fake.asked(COMPLETIONS), 2 + 3);
+    }
 
     let before = std::time::Instant::now();
     let fake = well(vec![busy(429, "100000")]).await;

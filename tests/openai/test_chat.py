@@ -2,6 +2,7 @@
 
 import json
 
+import openai
 import pytest
 
 import harness
@@ -82,6 +83,25 @@ def test_an_answer_goes_on_where_the_server_continues_one(server, name):
         print(f"\n{name}, chat, {way}: {equal} of {tokens} tokens, {parted} of {len(QUESTIONS)} answers parted; "
               f"{calls} calls, {calls / tokens:.2f} a token")
         assert equal > tokens / 2 and (calls == tokens if speculate else calls < tokens)
+
+
+def test_a_chat_through_the_gateway(server, name):
+    tokens = 8 if name == "llama-server" else 1
+    question = {"model": server.model, "messages": [{"role": "user", "content": QUESTIONS[1]}], "max_tokens": tokens, "temperature": 0}
+    told = {"proxy_tuning": {"tuned_system": PROXIES[-1]}}
+    with harness.gateway(server, "--alpha", 1, "--ctx", 512, proxies=PROXIES[:4]) as (url, _):
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        whole = client.chat.completions.create(**question, extra_body=told)
+        parts = list(client.chat.completions.create(**question, extra_body=told, stream=True))
+        text = "".join(part.choices[0].delta.content or "" for part in parts)
+        assert text == whole.choices[0].message.content and text
+        assert whole.usage.completion_tokens == tokens and parts[-1].choices[0].finish_reason == "length"
+        assert whole.proxy_tuning["way"] == "reweigh" and whole.proxy_tuning["unshifted"] == 0
+        there = remote(server, *chat(QUESTIONS[1], "--max-tokens", tokens), "--host-api", "chat", proxies=PROXIES)
+        assert text == there["text"]
+        if tokens == 1:
+            with pytest.raises(openai.BadRequestError, match="does not continue an answer"):
+                client.chat.completions.create(**question | {"max_tokens": 2}, extra_body=told)
 
 
 def answers(tmp_path, name, proxies, *host):

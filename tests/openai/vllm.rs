@@ -194,7 +194,7 @@ fn lists<'a>(seen: impl Iterator<Item = Option<&'a Seen>>) -> Value {
     json!({ "text_offset": [], "token_logprobs": own, "tokens": tokens, "top_logprobs": tops })
 }
 
-async fn vllm() -> (Fake, Arc<LlamaModel>) {
+pub async fn vllm() -> (Fake, Arc<LlamaModel>) {
     let model = host();
     let vllm = Vllm { model: model.clone(), local: Local::new(model.clone(), 1024, 1, 4096).unwrap() };
     (Fake::start(move |path, body| vllm.answer(path, body)).await, model)

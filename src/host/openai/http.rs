@@ -200,12 +200,12 @@ impl Http {
     /// Waits before another try.
     ///
     /// # Errors
-    /// The one that is handed in, where there is no other try.
+    /// The one that is handed in, where there is no other try; it is final then.
     async fn wait(&self, backoff: &mut Backoff, after: Option<Duration>, error: Error) -> Result<()> {
         if !matches!(error, Error::Upstream { transient: true, .. }) {
             return Err(error);
         }
-        let Some(wait) = backoff.next(after) else { return Err(error) };
+        let Some(wait) = backoff.next(after) else { return Err(last(error)) };
         tracing::warn!(%error, "trying again in {:.1} s", wait.as_secs_f64());
         tokio::time::sleep(wait).await;
         Ok(())
@@ -308,6 +308,14 @@ impl Http {
         url.set_query(None);
         Error::Upstream { url: url.into(), status: kind.status(), what, help: help.into(), transient }
     }
+}
+
+/// A failure that was repeated as often as was asked for: nobody else is to repeat it.
+fn last(mut error: Error) -> Error {
+    if let Error::Upstream { transient, .. } = &mut error {
+        *transient = false;
+    }
+    error
 }
 
 /// An API's own words, from whatever it wraps them in.
