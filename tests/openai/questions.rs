@@ -157,3 +157,20 @@ async fn a_text_is_followed_by_what_it_took() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_paid_is_shown_also_where_the_host_fails_for_good() {
+    let folder = tempfile::tempdir().unwrap();
+    let cut = Reply { missing: 10, ..events(&[" a", " b"]) };
+    for format in ["text", "json"] {
+        let fake = well(vec![cut.clone(), Reply::new(401, r#"{"error":{"message":"no longer"}}"#)]).await;
+        let command =
+            ["generate", "--prompt", "It is", "--max-tokens", "4", "--alpha", "0.01", "--format", format];
+        let (code, out, err) = proxytune(&fake.url(), folder.path(), &command).await;
+        assert!(code == 2 && err.contains("status 401: no longer"), "{err}");
+        match format {
+            "text" => assert_eq!(out, " a b\n"),
+            _ => assert!(out.is_empty() && err.contains("the text up to here: \" a b\""), "{out} {err}"),
+        }
+    }
+}
