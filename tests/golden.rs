@@ -8,6 +8,9 @@ use proxytune::decode::{Finish, Job, Models, Outcome, RunOptions};
 use proxytune::pair::{Placement, Runner};
 use std::ops::ControlFlow;
 
+const PLACEMENTS: [Placement; 5] =
+    [Placement::Auto, Placement::AutoEarly, Placement::InTurn, Placement::SideBySide, Placement::Together];
+
 fn decode(models: &Models, jobs: Vec<Job>, placement: Placement, slots: usize) -> Vec<Outcome> {
     let mut config = fixture_config();
     config.proxy_tuning.slots = slots;

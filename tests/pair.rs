@@ -14,13 +14,8 @@ use std::time::Duration;
 
 const CONTEXT: usize = 96;
 const VOCAB: usize = 16;
-const PLACEMENTS: [Placement; 5] = [
-    Placement::Auto,
-    Placement::AutoEarly,
-    Placement::InTurn,
-    Placement::SideBySide,
-    Placement::Together,
-];
+const PLACEMENTS: [Placement; 5] =
+    [Placement::Auto, Placement::AutoEarly, Placement::InTurn, Placement::SideBySide, Placement::Together];
 const POISON: Token = 13;
 
 fn capabilities(slots: usize, batch: usize) -> Capabilities {

@@ -172,8 +172,8 @@ fn both_beginnings_are_tried_and_counted() {
     steps(&runner, &mut sequences, 32, 3);
     // Fifteen measured steps each way, a few at a time; whatever is faster then.
     assert!((15..=18).contains(&runner.stats().early_rounds()), "{}", runner.stats().early_rounds());
-    // One round a step, of all.
-    assert_eq!(runner.stats().rounds() + u64::from(runner.stats().early_rounds() == 15), 32);
+    // One round a step, of all; and one that the last step may have begun for the next.
+    assert!((32..=33).contains(&runner.stats().rounds()), "{}", runner.stats().rounds());
 }
 
 #[test]

@@ -51,11 +51,7 @@ impl WholeStep {
 mod tests {
     use super::*;
 
-    fn begin(
-        step: &mut WholeStep,
-        announced: usize,
-        [tokens, answers]: [u64; 2],
-    ) -> (usize, Option<usize>) {
+    fn begin(step: &mut WholeStep, announced: usize, [tokens, answers]: [u64; 2]) -> (usize, Option<usize>) {
         let (size, last) = step.begin(Instant::now(), announced, Done { tokens, answers });
         (size, last.map(|last| last.0))
     }

@@ -22,13 +22,8 @@ const POISON: Token = 13;
 const LIMIT: Duration = Duration::from_secs(1);
 /// How long a test waits for what must happen.
 const PATIENCE: Duration = Duration::from_secs(60);
-const PLACEMENTS: [Placement; 5] = [
-    Placement::Auto,
-    Placement::AutoEarly,
-    Placement::InTurn,
-    Placement::SideBySide,
-    Placement::Together,
-];
+const PLACEMENTS: [Placement; 5] =
+    [Placement::Auto, Placement::AutoEarly, Placement::InTurn, Placement::SideBySide, Placement::Together];
 
 fn toy(seed: u64) -> Toy {
     let capabilities =
