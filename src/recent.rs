@@ -16,9 +16,6 @@ impl<const N: usize> Default for Recent<N> {
 }
 
 impl<const N: usize> Recent<N> {
-    /// How many are kept.
-    pub const MOST: usize = N;
-
     /// Adds one; the oldest gives way.
     pub fn push(&mut self, time: Duration) {
         self.times[self.count % N] = time;
@@ -49,7 +46,7 @@ mod tests {
         assert_eq!(recent.median(), None);
         [5, 900, 5].iter().for_each(|&ms| recent.push(Duration::from_millis(ms)));
         assert_eq!(recent.median(), Some(Duration::from_millis(5)));
-        [8; <Recent>::MOST].iter().for_each(|&ms| recent.push(Duration::from_millis(ms)));
-        assert_eq!((recent.median(), recent.held()), (Some(Duration::from_millis(8)), <Recent>::MOST));
+        [8; 5].iter().for_each(|&ms| recent.push(Duration::from_millis(ms)));
+        assert_eq!((recent.median(), recent.held()), (Some(Duration::from_millis(8)), 5));
     }
 }

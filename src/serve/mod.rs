@@ -17,6 +17,7 @@ mod admission;
 mod app;
 mod auth;
 mod config;
+mod connections;
 mod counts;
 #[cfg(feature = "serve")]
 mod engine;
