@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Sleep, sleep, timeout};
 
@@ -28,6 +28,9 @@ const REST: Duration = Duration::from_millis(500);
 
 /// The share of all places that makes a crowd when no more than it is free.
 const CROWDED: usize = 4;
+
+/// Connections that may wait at the door, if the system's own limit is not lower.
+const WAITING: u32 = 4096;
 
 /// What clients are held to.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +51,26 @@ impl From<&Server> for Limits {
             body: server.max_body << 20,
         }
     }
+}
+
+/// Listens on the first address of a name and a port that can be had.
+pub async fn listen(address: (&str, u16)) -> io::Result<TcpListener> {
+    let mut refused = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in lookup_host(address).await? {
+        let listen = || {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            // A server that is started again takes the address of the one before.
+            #[cfg(unix)]
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            socket.listen(WAITING)
+        };
+        match listen() {
+            Ok(listener) => return Ok(listener),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
 }
 
 /// Serves until `stop`, then takes no more connections, and lets those that it has finish their requests.
@@ -249,7 +272,7 @@ mod tests {
             .route("/large", get(|| async { vec![b'a'; 64 << 20] }))
             .route("/length", post(|body: axum::body::Bytes| async move { body.len().to_string() }))
             .layer(from_fn_with_state(limits, whole_body));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = listen(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async { drop(stopped.await) };
