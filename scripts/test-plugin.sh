@@ -10,10 +10,18 @@ release=$CARGO_TARGET_DIR/release
 # Its proxies fail on command, for tests/plugin/test_faults.py.
 cargo build --release --locked -p proxytune-llama --features fault-injection
 cp "$release/libproxytune_llama.so" "$release/libproxytune_llama_faults.so"
+# For programs that link llama.cpp and the plugin statically.
+LLAMA_SHARED=$(scripts/llama-prefix.sh shared)
+LLAMA_STATIC=$(scripts/llama-prefix.sh static)
+export LLAMA_SHARED LLAMA_STATIC
+LLAMA_DIR="$LLAMA_STATIC" cargo rustc --release --locked -p proxytune-llama --no-default-features --features linked \
+    --crate-type staticlib
+cp "$release/libproxytune_llama.a" "$release/libproxytune_llama_linked.a"
 "$1" plugin LLAMA_DIR="$LLAMA_DIR"
 scripts/component.sh clippy clippy && cargo clippy --release --locked -p proxytune-llama -- -D warnings
 export PROXYTUNE_PLUGIN=$release/libproxytune_llama.so
 export PROXYTUNE_PLUGIN_FAULTS=$release/libproxytune_llama_faults.so
+export PROXYTUNE_PLUGIN_STATIC=$release/libproxytune_llama_linked.a
 cd tests/plugin
 # shellcheck disable=SC2086
-exec python3 -m unittest -v ${TESTS:-test_plugin test_faults}
+exec python3 -m unittest -v ${TESTS:-test_plugin test_example test_faults}
