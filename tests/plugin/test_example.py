@@ -29,7 +29,9 @@ class Example(Plugin):
 
     def run_program(self, program, config, prompt):
         command = [program, HOST, config, prompt, str(TOKENS)]
-        return subprocess.run(command, capture_output=True, timeout=300)
+        # An installed libllama.so finds its neighbours so, outside the system's folders.
+        env = dict(os.environ, LD_LIBRARY_PATH=os.path.join(os.environ["LLAMA_SHARED"], "lib"))
+        return subprocess.run(command, capture_output=True, timeout=300, env=env)
 
     def text(self, tokens):
         return self.words.post("/detokenize", {"tokens": tokens})["content"]

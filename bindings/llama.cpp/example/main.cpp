@@ -22,7 +22,7 @@ int main(int argc, char ** argv) {
     const int count = argc > 4 ? atoi(argv[4]) : 64;
 
     llama_log_set([](ggml_log_level level, const char * text, void *) {
-        if (level >= GGML_LOG_LEVEL_ERROR) {
+        if (level == GGML_LOG_LEVEL_ERROR) {
             fputs(text, stderr);
         }
     }, nullptr);
