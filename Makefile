@@ -93,7 +93,7 @@ load: install-deps target-dir ## Many clients against serve and llama-server, be
 test-serve: install-deps target-dir ## The server, by the official openai client; compiles mistral.rs (about 18 minutes on two cores)
 	@scripts/test-serve.sh
 
-test-openai: install-deps target-dir ## Hosts behind an API: unmodified llama-server and llama-cpp-python's server as black boxes
+test-openai: install-deps target-dir ## Hosts behind an API: servers of llama.cpp, llama-cpp-python and mistral.rs as black boxes (compiles mistral.rs)
 	@scripts/test-openai.sh
 
 PREFIX ?= /usr/local

@@ -17,6 +17,7 @@ mod admission;
 mod app;
 mod auth;
 mod config;
+mod counts;
 #[cfg(feature = "serve")]
 mod engine;
 mod error;

@@ -41,7 +41,7 @@ pub async fn completion(State(app): State<Arc<App>>, body: Body) -> Response {
 
 fn respond(app: &App, route: &'static str, since: Instant, answer: ApiResult<Response>) -> Response {
     let response = answer.unwrap_or_else(IntoResponse::into_response);
-    app.metrics.answered(route, response.status(), since.elapsed());
+    app.metrics.counts.answered(route, response.status(), since.elapsed());
     response
 }
 

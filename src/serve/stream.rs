@@ -2,9 +2,9 @@
 
 use super::App;
 use super::admission::Place;
+use super::counts::Lost;
 use super::error::{ApiError, ApiResult, stopped};
 use super::job::Job;
-use super::metrics::Lost;
 use super::parts::Parts;
 use super::work::{Answer, Work};
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -52,7 +52,7 @@ async fn run(app: Arc<App>, job: Job, place: Place, since: Instant, mut output: 
     };
     let mut parts = Parts::default();
     if let Err(lost) = pass_on(&mut work, &mut parts, &mut output, &app).await {
-        app.metrics.lost(lost);
+        app.metrics.counts.lost(lost);
     }
     app.metrics.tokens(work.prompt_tokens, parts.count);
     drop(output);
@@ -72,7 +72,7 @@ async fn pass_on(work: &mut Work, parts: &mut Parts, output: &mut Output, app: &
             Some((_, Answer::Whole(_))) | None => return output.fail(&stopped()),
         };
         if parts.count == 0 {
-            app.metrics.first_token(work.since.elapsed());
+            app.metrics.counts.first_token(work.since.elapsed());
         }
         parts.join(part, &mut value, last, work.parts);
         if parts.finished < work.parts {

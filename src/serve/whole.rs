@@ -2,9 +2,9 @@
 
 use super::App;
 use super::admission::Place;
+use super::counts::Lost;
 use super::error::{ApiResult, stopped};
 use super::job::Job;
-use super::metrics::Lost;
 use super::parts::Parts;
 use super::work::{Answer, Work};
 use serde_json::Value;
@@ -38,7 +38,7 @@ async fn run(
             }
             let _ = reply.send(answer);
         }
-        () = reply.closed() => app.metrics.lost(Lost::Gone),
+        () = reply.closed() => app.metrics.counts.lost(Lost::Gone),
     }
     work.leave().await;
 }

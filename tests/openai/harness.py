@@ -19,6 +19,7 @@ import httpx
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROXYTUNE = pathlib.Path(os.environ["PROXYTUNE"]).resolve()
 LLAMA = pathlib.Path(os.environ["LLAMA_BIN"]).resolve()
+SMOLLM2 = pathlib.Path(os.environ["SMOLLM2"]).resolve()
 PYTHON_SOURCE = pathlib.Path(os.environ["LLAMA_CPP_PYTHON"]).resolve()
 FIXTURES = ROOT / "tests/fixtures"
 HOST = FIXTURES / "host-f32.gguf"
@@ -30,10 +31,20 @@ GOLDEN = json.loads((ROOT / "tests/golden/golden.json").read_text())["cases"]
 CASES = [c for c in GOLDEN if c["tuned_prompt_tokens"] == c["prompt_tokens"] and 0 < len(c["prompt_tokens"]) < 200]
 
 
+class Url(str):
+    """Where a server is, and what it calls its model."""
+
+    model = "host"
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def free_url():
+    return Url(f"http://127.0.0.1:{free_port()}")
 
 
 @contextlib.contextmanager
@@ -64,7 +75,7 @@ def running(command, ready, env=None):
 
 @contextlib.contextmanager
 def llama_server(model=HOST, *arguments):
-    url = f"http://127.0.0.1:{free_port()}"
+    url = free_url()
     port = url.rsplit(":", 1)[1]
     command = [LLAMA / "llama-server", "-m", model, "--host", "127.0.0.1", "--port", port, "-t", 1, "-c", 2048, "-np", 2]
     # In f32, as the local path has it for models in f32.
@@ -76,11 +87,25 @@ def llama_server(model=HOST, *arguments):
 @contextlib.contextmanager
 def llama_cpp_python(model=HOST):
     """Its server from the sources that llama-server is built from, over the same libraries."""
-    url = f"http://127.0.0.1:{free_port()}"
+    url = free_url()
     command = [sys.executable, "-m", "llama_cpp.server", "--model", model, "--host", "127.0.0.1"]
     command += ["--port", url.rsplit(":", 1)[1], "--n_threads", 1, "--n_ctx", 512, "--logits_all", "true"]
     with running(command, f"{url}/v1/models", {"PYTHONPATH": str(PYTHON_SOURCE), "LLAMA_CPP_LIB_PATH": str(LLAMA)}):
         yield url
+
+
+@contextlib.contextmanager
+def mistralrs(model=HOST):
+    """mistral.rs's server, as `proxytune serve` has it: with alpha 0, which runs no proxy."""
+    url = free_url()
+    url.model = "default"
+    proxies = PROXIES if model == HOST else ["--tuned", model, "--untuned", model]
+    command = [PROXYTUNE, "serve", "--host", model, *proxies, "--alpha", 0, "--port", url.rsplit(":", 1)[1]]
+    with running(command, f"{url}/health"):
+        yield url
+
+
+SERVERS = {"llama-server": llama_server, "llama-cpp-python": llama_cpp_python, "mistral.rs": mistralrs}
 
 
 def proxytune(*arguments, env=None):
@@ -97,17 +122,27 @@ def generate(*arguments, env=None):
 
 
 def remote(url, *arguments, proxies=PROXIES):
-    return generate("--engine", "openai", "--host-url", url, "--host-model", "host", *proxies, *arguments)
+    return generate("--engine", "openai", "--host-url", url, "--host-model", url.model, *proxies, *arguments)
 
 
 def local(*arguments, host=HOST, proxies=PROXIES):
     return generate("--host", host, *proxies, "--speculate", "off", *arguments)
 
 
+def common_tokens(tokens, text):
+    """How many of the tokens spell the beginning of a text."""
+    spelt = ""
+    for count, token in enumerate(tokens):
+        spelt += token
+        if not text.startswith(spelt):
+            return count
+    return len(tokens)
+
+
 @contextlib.contextmanager
-def gateway(url, *arguments):
+def gateway(url, *arguments, proxies=PROXIES):
     port = free_port()
-    command = [PROXYTUNE, "serve", "--engine", "openai", "--host-url", url, "--host-model", "host", *PROXIES]
+    command = [PROXYTUNE, "serve", "--engine", "openai", "--host-url", url, "--host-model", url.model, *proxies]
     with running([*command, "--port", port, *arguments], f"http://127.0.0.1:{port}/health") as process:
         yield f"http://127.0.0.1:{port}", process
 
@@ -148,7 +183,8 @@ class Recorder:
                 self.pass_on(self.rfile.read(int(self.headers["content-length"])))
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.url = Url(f"http://127.0.0.1:{self.server.server_address[1]}")
+        self.url.model = upstream.model
 
     def __enter__(self):
         threading.Thread(target=self.server.serve_forever, daemon=True).start()

@@ -31,14 +31,19 @@ async fn replay(server: &str) -> (Fake, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_real_servers_said_is_read_as_it_was() {
-    let cases = [("llama-server", true, false, Draft::Host), ("llama-cpp-python", false, true, Draft::Tuned)];
-    for (server, numbers, reads, draft) in cases {
+    // What it calls its model; whether it takes numbers for a text, shows numbers, shows a prompt's log-probabilities; who drafts.
+    let cases = [
+        ("llama-server", "host", [true, true, false], Draft::Host),
+        ("llama-cpp-python", "host", [false, false, true], Draft::Tuned),
+        ("mistral.rs", "default", [false, true, false], Draft::Host),
+    ];
+    for (server, model, [by_ids, numbers, reads], draft) in cases {
         let (fake, text) = replay(server).await;
-        let options = Options { model: "host".into(), top: 8, ..options(&fake) };
+        let options = Options { model: model.into(), top: 8, ..options(&fake) };
         let mut host = OpenAi::connect(options).await.unwrap();
         let ids = host.match_ids(&advisers());
         let offers = host.offers();
-        assert_eq!((offers.top, offers.by_ids, offers.reads), (8, numbers, reads), "{server}");
+        assert_eq!((offers.top, offers.by_ids, offers.reads), (8, by_ids, reads), "{server}");
         assert_eq!(ids == Ids::Same, numbers, "{server}");
         for (speculate, draft) in [(Speculate::Off, Draft::Off), (Speculate::Tokens(4), draft)] {
             let prompt = Prompt::Text("The file is".into());

@@ -128,6 +128,9 @@ impl Run<'_> {
         let mut call = self.host.write(ask).await?;
         self.stats.calls += 1;
         let Some(Seen { chosen, top, .. }) = call.next().await? else { return self.call_ended(&*call, 0) };
+        if chosen.is_lost() {
+            return Err(hidden("it sent part of a character without its bytes", "use --way reweigh"));
+        }
         self.stats.fewest_visible = self.stats.fewest_visible.min(top.len());
         self.stats.left_out += biases.left_out;
         self.stats.cut += biases.cut;

@@ -47,10 +47,11 @@ pub async fn choose(
     let (call, advice) = tokio::join!(host.write(ask), session.advise());
     let (mut call, advice) = (call?, advice?);
     let help = "use a server that gives logprobs: without them its answer cannot be shifted";
-    let seen = call.next().await?.ok_or_else(|| hidden("it gave no token", help))?;
-    if seen.top.is_empty() {
-        return Err(hidden("it showed no log-probabilities", help));
-    }
+    let seen = match call.next().await? {
+        Some(seen) if seen.top.is_empty() => return Err(hidden("it showed no log-probabilities", help)),
+        None if !call.is_over() => return Err(hidden("it gave no token", help)),
+        seen => seen,
+    };
     let same_ids = host.offers().same_ids;
     let own = |row: &[f32]| {
         let forms = |option: &String| [option.clone(), format!(" {option}")];
@@ -69,6 +70,12 @@ pub async fn choose(
         shown: 0,
         mass: 0.0,
         scores: Vec::new(),
+    };
+    // It ended its text, and does not show what else there was.
+    let Some(seen) = seen else {
+        answered.shifted = vec![None; alphas.len()];
+        answered.scores = vec![vec![f32::NEG_INFINITY; options.len()]; alphas.len()];
+        return Ok(answered);
     };
     let option_of = |bytes: &[u8]| {
         let text = std::str::from_utf8(bytes).ok()?.trim();

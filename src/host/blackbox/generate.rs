@@ -82,6 +82,7 @@ pub async fn generate(
     let mut run = Run {
         host,
         ids,
+        advisers,
         session,
         advice: None,
         text: TextStream::new(&job.stops),
@@ -105,6 +106,7 @@ pub async fn generate(
 pub(super) struct Run<'a> {
     pub host: &'a dyn BlackBox,
     pub ids: &'a Ids,
+    pub advisers: Option<&'a Arc<Advisers>>,
     pub session: Option<Session>,
     /// For the position at hand, once known.
     pub advice: Option<Advice>,
@@ -248,7 +250,11 @@ impl Run<'_> {
     pub fn push(&mut self, token: &Candidate, spelling: Option<Spelling>, is_shifted: bool) {
         self.advice = None;
         self.faults = 0;
+        // Where no proxy runs they still know an end by its name.
+        let named = self.advisers.filter(|_| self.session.is_none());
+        let named = named.map(|a| (a, a.spell(token, self.host.offers().same_ids)));
         let mut is_end = token.control || token.bytes.is_empty();
+        is_end |= matches!(named, Some((advisers, Spelling::One(token))) if advisers.is_end(token));
         if let (Some(session), Some(spelling)) = (&mut self.session, spelling) {
             match spelling {
                 Spelling::One(token) => {

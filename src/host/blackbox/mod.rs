@@ -47,6 +47,19 @@ pub struct Candidate {
     pub control: bool,
 }
 
+impl Candidate {
+    /// A token of which the host has not kept the bytes, part of a character: it stands there, and is never chosen.
+    pub fn lost() -> Self {
+        // No text has this byte.
+        Self { bytes: vec![0xff], id: None, logprob: f32::NEG_INFINITY, control: false }
+    }
+
+    /// Whether it is such a token.
+    pub fn is_lost(&self) -> bool {
+        self.bytes == [0xff] && self.logprob == f32::NEG_INFINITY
+    }
+}
+
 /// One position as a host shows it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Seen {

@@ -1,6 +1,7 @@
 //! Requests to an API: key, budget, time-outs, repetition.
 
 use super::budget::Budget;
+use super::failure::{Failure, Failures};
 use super::retry::{Backoff, is_transient, retry_after};
 use super::{Key, Options, base};
 use crate::error::{Error, Result};
@@ -29,6 +30,7 @@ struct Shared {
     base: Url,
     key: Option<Key>,
     budget: Budget,
+    failures: Failures,
     timeout: Duration,
     retries: u32,
     wants_usage: bool,
@@ -57,6 +59,7 @@ impl Http {
             base: base(&options.url)?,
             key: options.key.clone(),
             budget: Budget::new(options.limits),
+            failures: Failures::default(),
             timeout: options.timeout,
             retries: options.retries,
             wants_usage: options.limits.price.is_some(),
@@ -65,6 +68,11 @@ impl Http {
 
     pub fn spent(&self) -> Spent {
         self.0.budget.spent()
+    }
+
+    /// What went wrong so far, those that were tried again included.
+    pub fn failures(&self) -> Vec<(Failure, u64)> {
+        self.0.failures.counts()
     }
 
     /// Whether streams are to say how many tokens were charged.
@@ -117,8 +125,9 @@ impl Http {
                     );
                     return Ok(answer);
                 }
-                // It was cut off.
+                // It was cut off, and is paid all the same.
                 Err(error @ Error::Upstream { transient: true, .. }) => {
+                    self.count(estimate.0, estimate.1);
                     self.wait(&mut backoff, None, error).await?
                 }
                 Err(error) => return Err(error),
@@ -161,6 +170,15 @@ impl Http {
             }
             is_retry = true;
             let sent = tokio::time::timeout(self.0.timeout, request().send()).await;
+            // What was sent and never answered may have been charged.
+            let is_lost = match &sent {
+                Ok(Ok(_)) => false,
+                Ok(Err(error)) => !error.is_connect(),
+                Err(_) => true,
+            };
+            if let Some((prompt, completion)) = charge.filter(|_| is_lost) {
+                self.count(prompt, completion);
+            }
             let (error, after) = match sent {
                 Ok(Ok(response)) if response.status().is_success() => return Ok(response),
                 Ok(Ok(response)) => {
@@ -171,10 +189,8 @@ impl Http {
                 Ok(Err(error)) => (self.unreachable(url, &error), None),
                 Err(_) => {
                     let what = format!("no answer within {} s", self.0.timeout.as_secs_f64());
-                    (
-                        self.upstream(url, None, what, "see whether it hangs, or raise --host-timeout", true),
-                        None,
-                    )
+                    let help = "see whether it hangs, or raise --host-timeout";
+                    (self.upstream(url, Failure::Silent, what, help, true), None)
                 }
             };
             self.wait(backoff, after, error).await?;
@@ -184,12 +200,12 @@ impl Http {
     /// Waits before another try.
     ///
     /// # Errors
-    /// The one that is handed in, where there is no other try.
+    /// The one that is handed in, where there is no other try; it is final then.
     async fn wait(&self, backoff: &mut Backoff, after: Option<Duration>, error: Error) -> Result<()> {
         if !matches!(error, Error::Upstream { transient: true, .. }) {
             return Err(error);
         }
-        let Some(wait) = backoff.next(after) else { return Err(error) };
+        let Some(wait) = backoff.next(after) else { return Err(last(error)) };
         tracing::warn!(%error, "trying again in {:.1} s", wait.as_secs_f64());
         tokio::time::sleep(wait).await;
         Ok(())
@@ -203,13 +219,8 @@ impl Http {
             Err(_) => {
                 let what =
                     format!("silent for {} s in the middle of an answer", self.0.timeout.as_secs_f64());
-                Err(self.upstream(
-                    response.url(),
-                    None,
-                    what,
-                    "raise --host-timeout where it is only slow",
-                    true,
-                ))
+                let help = "raise --host-timeout where it is only slow";
+                Err(self.upstream(response.url(), Failure::Silent, what, help, true))
             }
         }
     }
@@ -225,13 +236,8 @@ impl Http {
         }
         serde_json::from_slice(&bytes).map_err(|e| {
             let what = format!("its answer is not JSON ({e}): {}", words(&String::from_utf8_lossy(&bytes)));
-            self.upstream(
-                response.url(),
-                None,
-                what,
-                "see whether an OpenAI-compatible API is behind this URL",
-                false,
-            )
+            let help = "see whether an OpenAI-compatible API is behind this URL";
+            self.upstream(response.url(), Failure::Nonsense, what, help, false)
         })
     }
 
@@ -258,7 +264,7 @@ impl Http {
         };
         let what =
             if said.is_empty() { format!("status {status}") } else { format!("status {status}: {said}") };
-        self.upstream(url, Some(status), what, help, is_transient(status) && !is_spent)
+        self.upstream(url, Failure::Status(status), what, help, is_transient(status) && !is_spent)
     }
 
     fn unreachable(&self, url: &Url, error: &reqwest::Error) -> Error {
@@ -268,36 +274,48 @@ impl Http {
             cause = source;
         }
         let cause = cause.to_string();
-        let (what, help) = match error.is_connect() {
+        let (kind, what, help) = match error.is_connect() {
             true => (
+                Failure::Unreachable,
                 format!("cannot be reached ({cause})"),
                 "see whether it runs, and whether --host-url is right",
             ),
             false => (
+                Failure::Lost,
                 format!("the connection was lost ({cause})"),
                 "see whether the server ended, or what stands between",
             ),
         };
-        self.upstream(url, None, what, help, true)
+        self.upstream(url, kind, what, help, true)
     }
 
     /// An answer that makes no sense.
     pub fn nonsense(&self, what: impl Into<String>, help: &str) -> Error {
-        self.upstream(&self.0.base, None, what.into(), help, false)
+        self.upstream(&self.0.base, Failure::Nonsense, what.into(), help, false)
     }
 
     /// An answer that broke off, or is damaged.
     pub fn broken(&self, what: impl Into<String>) -> Error {
-        self.upstream(&self.0.base, None, what.into(), "see the server's log, or what stands between", true)
+        let help = "see the server's log, or what stands between";
+        self.upstream(&self.0.base, Failure::Lost, what.into(), help, true)
     }
 
-    fn upstream(&self, url: &Url, status: Option<u16>, what: String, help: &str, transient: bool) -> Error {
+    fn upstream(&self, url: &Url, kind: Failure, what: String, help: &str, transient: bool) -> Error {
+        self.0.failures.count(kind);
         let what = self.0.key.as_ref().map_or(what.clone(), |key| key.blot_out(&what));
         let mut url = url.clone();
         // Some gateways have keys there.
         url.set_query(None);
-        Error::Upstream { url: url.into(), status, what, help: help.into(), transient }
+        Error::Upstream { url: url.into(), status: kind.status(), what, help: help.into(), transient }
     }
+}
+
+/// A failure that was repeated as often as was asked for: nobody else is to repeat it.
+fn last(mut error: Error) -> Error {
+    if let Error::Upstream { transient, .. } = &mut error {
+        *transient = false;
+    }
+    error
 }
 
 /// An API's own words, from whatever it wraps them in.

@@ -4,6 +4,7 @@
 //! what is missing is an error or a counted loss, never a guess.
 
 mod budget;
+mod failure;
 mod http;
 mod key;
 mod probe;
@@ -14,6 +15,7 @@ mod stream;
 mod wire;
 
 pub use budget::Limits;
+pub use failure::Failure;
 pub use key::Key;
 
 use crate::error::{Error, Result};
@@ -82,6 +84,8 @@ enum Server {
     LlamaCpp,
     /// vLLM: continues answers of a chat where it is told to.
     Vllm,
+    /// mistral.rs: has probabilities only where it draws at a temperature above 0.
+    MistralRs,
     #[default]
     Other,
 }
@@ -174,6 +178,11 @@ impl OpenAi {
             Some(token) => self.probe_bias(token).await,
             None => Ok(()),
         }
+    }
+
+    /// What went wrong so far, by kind; what was tried again is counted too.
+    pub fn failures(&self) -> Vec<(Failure, u64)> {
+        self.http.failures()
     }
 
     /// Which form is spoken.

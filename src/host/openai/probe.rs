@@ -7,8 +7,8 @@ use serde_json::Value;
 
 /// The text that it is looked at with: one whose next word is not certain.
 const TEXT: &str = "One, two, three. The next word is";
-/// Numbers of visible tokens that are asked for where the wanted one is refused: OpenAI's plain completions give five.
-const FEWER: [usize; 2] = [5, 0];
+/// Numbers of visible tokens that are asked for where the wanted one is refused: most give twenty, OpenAI's plain completions five.
+const FEWER: [usize; 3] = [20, 5, 0];
 /// How far two log-probabilities of one token in one text may lie apart: servers compute in batches.
 const CLOSE: f32 = 0.1;
 
@@ -31,7 +31,9 @@ impl OpenAi {
             match self.first_answer(options.top).await {
                 Ok((seen, top)) => {
                     self.note(&seen, top);
-                    self.offers.bias = Some(options.bias).filter(|(count, _)| *count > 0);
+                    // mistral.rs takes a bias and leaves it out.
+                    let biases = options.bias.0 > 0 && self.server != Server::MistralRs;
+                    self.offers.bias = biases.then_some(options.bias);
                     return self.probe_echo(&seen).await;
                 }
                 // A chat model has no plain completions.
@@ -45,11 +47,15 @@ impl OpenAi {
     }
 
     /// A first position, and how many tokens could be asked for there.
-    async fn first_answer(&self, wanted: usize) -> Result<(Seen, usize)> {
+    async fn first_answer(&mut self, wanted: usize) -> Result<(Seen, usize)> {
         let mut refusal = None;
         for top in [wanted].into_iter().chain(FEWER.into_iter().filter(|&fewer| fewer < wanted)) {
-            match self.position(TEXT, &[], top).await {
-                Ok(seen) => return Ok((seen, top)),
+            match self.answer(TEXT, &[], top).await {
+                Ok(choice) if self.server != Server::MistralRs && wire::is_mistralrs(&choice) => {
+                    self.server = Server::MistralRs;
+                    return Ok((self.position(TEXT, &[], top).await?, top));
+                }
+                Ok(choice) => return Ok((self.first_position(&choice, top)?, top)),
                 Err(error @ Error::Upstream { status: Some(400 | 422), .. }) => {
                     refusal.get_or_insert(error);
                 }
@@ -61,12 +67,21 @@ impl OpenAi {
 
     /// The one position that follows a text.
     async fn position(&self, text: &str, bias: &[(u32, f32)], top: usize) -> Result<Seen> {
+        self.first_position(&self.answer(text, bias, top).await?, top)
+    }
+
+    fn first_position(&self, choice: &Value, top: usize) -> Result<Seen> {
+        let seen = wire::positions(choice, top.max(1)).into_iter().next();
+        seen.ok_or_else(|| self.http.nonsense("its answer has no token in it", "see what is behind this URL"))
+    }
+
+    /// The choice of an answer with one token.
+    async fn answer(&self, text: &str, bias: &[(u32, f32)], top: usize) -> Result<Value> {
         let (prompt, written) = (Prompt::Text(text.into()), Written::default());
         let ask = Ask { prompt: &prompt, written: &written, tokens: 1, bias, choosing: Choosing::default() };
         let body = self.body_with(&ask, false, top)?;
         let answer = self.http.post(self.path(), &body, (self.http.estimate(&body), 1)).await?;
-        let seen = wire::positions(&answer["choices"][0], top.max(1)).into_iter().next();
-        seen.ok_or_else(|| self.http.nonsense("its answer has no token in it", "see what is behind this URL"))
+        Ok(answer["choices"][0].clone())
     }
 
     fn note(&mut self, seen: &Seen, asked: usize) {
@@ -80,7 +95,7 @@ impl OpenAi {
         self.top = if shown == 0 { 0 } else { asked };
         self.offers = Offers {
             top: shown.min(asked),
-            continues: !is_chat || self.server != Server::Other,
+            continues: !is_chat || [Server::LlamaCpp, Server::Vllm].contains(&self.server),
             by_ids: !is_chat && self.server == Server::LlamaCpp && seen.chosen.id.is_some(),
             ..Offers::default()
         };

@@ -8,14 +8,19 @@ use serde_json::{Map, Value, json};
 impl OpenAi {
     /// The body of a request to write on.
     pub(super) fn body(&self, ask: &Ask<'_>, stream: bool) -> Result<Value> {
-        self.body_with(ask, stream, self.top)
+        // By bias nobody asks what else there was, and a text alone comes in whole characters.
+        let is_text = !ask.bias.is_empty() && !self.offers.by_ids;
+        self.body_with(ask, stream, if is_text { 0 } else { self.top })
     }
 
     /// The same with another number of visible tokens.
     pub(super) fn body_with(&self, ask: &Ask<'_>, stream: bool, top: usize) -> Result<Value> {
+        // At 0 mistral.rs shows logarithms of logits; what it draws is only the beginning of a draft.
+        let draws = self.server == Server::MistralRs && top > 0;
+        let temperature = if draws { 1.0 } else { ask.choosing.temperature };
         let mut body = json!({
             "model": self.model, "max_tokens": ask.tokens, "stream": stream,
-            "temperature": ask.choosing.temperature, "top_p": ask.choosing.top_p,
+            "temperature": temperature, "top_p": ask.choosing.top_p,
         });
         let object = body.as_object_mut().ok_or_else(|| Error::engine("openai", "no body"))?;
         match (self.form, ask.prompt) {

@@ -2,16 +2,35 @@
 
 use crate::host::blackbox::{Candidate, Seen};
 use serde_json::Value;
+use std::f64::consts::LN_10;
 
 /// The positions that a choice shows, at most `top` tokens each; a text without log-probabilities is one position without
 /// alternatives.
 pub fn positions(choice: &Value, top: usize) -> Vec<Seen> {
     let logprobs = &choice["logprobs"];
+    // An end is shown by no more than an empty text in some servers.
+    let is_end = |at: usize, all: usize, token: &Value| {
+        at + 1 == all && choice["finish_reason"] == "stop" && token.as_str() == Some("")
+    };
     if let Some(content) = logprobs["content"].as_array() {
-        return content.iter().filter_map(|token| position(token, top)).collect();
+        let seen = |(at, token): (usize, &Value)| match position(token, top) {
+            Some(seen) if seen.chosen.is_lost() && is_end(at, content.len(), &token["token"]) => None,
+            seen => seen,
+        };
+        return content.iter().enumerate().filter_map(seen).collect();
+    }
+    // mistral.rs streams each token's by itself.
+    if logprobs["top_logprobs"].is_array() && logprobs["token"].is_string() {
+        return position(logprobs, top).into_iter().collect();
     }
     if let Some(tokens) = logprobs["tokens"].as_array().filter(|tokens| !tokens.is_empty()) {
-        let seen = |(at, token): (usize, &Value)| legacy(logprobs, spelt(token.as_str()?)?, at, 0, top);
+        let seen = |(at, token): (usize, &Value)| {
+            let bytes = token.as_str().and_then(spelt).filter(|bytes| !bytes.is_empty());
+            if bytes.is_none() && is_end(at, tokens.len(), token) {
+                return None;
+            }
+            legacy(logprobs, bytes, at, 0, top)
+        };
         return tokens.iter().enumerate().filter_map(seen).collect();
     }
     let text = [&choice["text"], &choice["delta"]["content"], &choice["message"]["content"]];
@@ -21,6 +40,39 @@ pub fn positions(choice: &Value, top: usize) -> Vec<Seen> {
     }
     let chosen = Candidate { bytes: text.into(), id: None, logprob: f32::NAN, control: false };
     vec![Seen { chosen, top: Vec::new(), is_merged: false }]
+}
+
+/// Whether a choice has mistral.rs's form: alternatives by number, with their text as `bytes`, and logarithms to base 10.
+pub fn is_mistralrs(choice: &Value) -> bool {
+    let logprobs = &choice["logprobs"];
+    let token = if logprobs["content"].is_array() { &logprobs["content"][0] } else { logprobs };
+    has_numbers(token)
+}
+
+fn has_numbers(token: &Value) -> bool {
+    token["top_logprobs"].as_array().into_iter().flatten().any(|t| t["token"].is_u64())
+}
+
+/// A position in mistral.rs's form. What is no whole character has lost its bytes there.
+fn numbered(token: &Value, top: usize) -> Option<Seen> {
+    let natural = |value: &Value| value.as_f64().map_or(f32::NAN, |x| (x.min(0.0) * LN_10) as f32);
+    let alternative = |value: &Value| {
+        let bytes = spelt(value["bytes"].as_str()?).filter(|bytes| !bytes.is_empty())?;
+        let id = value["token"].as_u64().and_then(|id| u32::try_from(id).ok());
+        Some(Candidate { bytes, id, logprob: natural(&value["logprob"]), control: false })
+    };
+    let alternatives = token["top_logprobs"].as_array().into_iter().flatten();
+    let top = sorted(alternatives.filter_map(alternative).collect(), top);
+    let bytes = token["bytes"].as_array()?.iter().map(|b| b.as_u64().and_then(|b| u8::try_from(b).ok()));
+    let bytes = spelt(std::str::from_utf8(&bytes.collect::<Option<Vec<u8>>>()?).ok()?);
+    // Of a character in parts the text has all, once the last has come.
+    let is_merged = bytes.is_none();
+    let Some(bytes) = bytes.or_else(|| spelt(token["token"].as_str()?)) else {
+        return Some(Seen { chosen: Candidate::lost(), top, is_merged: false });
+    };
+    let id = top.iter().find(|c| c.bytes == bytes).and_then(|c| c.id);
+    let logprob = if is_merged { f32::NAN } else { natural(&token["logprob"]) };
+    Some(Seen { chosen: Candidate { control: false, bytes, id, logprob }, top, is_merged })
 }
 
 /// A token of `logprobs.content`: its text, mostly its bytes, in some servers its number.
@@ -38,7 +90,10 @@ fn candidate(token: &Value) -> Option<Candidate> {
 }
 
 fn position(token: &Value, top: usize) -> Option<Seen> {
-    let mut chosen = candidate(token)?;
+    if has_numbers(token) {
+        return numbered(token, top);
+    }
+    let mut chosen = candidate(token).unwrap_or_else(Candidate::lost);
     let alternatives = token["top_logprobs"].as_array().into_iter().flatten();
     let top = sorted(alternatives.filter_map(candidate).collect(), top);
     // llama-server holds part of a character back, and shows its tokens as one, by the number of the last.
@@ -50,8 +105,9 @@ fn position(token: &Value, top: usize) -> Option<Seen> {
     Some(Seen { chosen, top, is_merged })
 }
 
-/// Position `at` of lists `tokens`, `token_logprobs` and `top_logprobs`. `lag`: its probabilities stand so many places before.
-fn legacy(logprobs: &Value, bytes: Vec<u8>, at: usize, lag: usize, top: usize) -> Option<Seen> {
+/// Position `at` of lists `tokens`, `token_logprobs` and `top_logprobs`. `bytes`: the token's, unless they are lost. `lag`: its
+/// probabilities stand so many places before.
+fn legacy(logprobs: &Value, bytes: Option<Vec<u8>>, at: usize, lag: usize, top: usize) -> Option<Seen> {
     let from = at.checked_sub(lag)?;
     let alternatives = logprobs["top_logprobs"][from].as_object().into_iter().flatten();
     let candidate = |(text, value): (&String, &Value)| {
@@ -59,6 +115,9 @@ fn legacy(logprobs: &Value, bytes: Vec<u8>, at: usize, lag: usize, top: usize) -
         Some(Candidate { bytes, id: None, logprob: logprob(value), control: false })
     };
     let top = sorted(alternatives.filter_map(candidate).collect(), top);
+    let Some(bytes) = bytes else {
+        return Some(Seen { chosen: Candidate::lost(), top, is_merged: false });
+    };
     let own = if lag == 0 { logprob(&logprobs["token_logprobs"][at]) } else { f32::NAN };
     let known = top.iter().find(|c| c.bytes == bytes).map_or(own, |c| c.logprob);
     let chosen = Candidate { bytes, id: None, logprob: known, control: false };
@@ -110,7 +169,8 @@ pub fn echoed(answer: &Value, [start, sent]: [usize; 2], lag: usize, top: usize)
         left = left.checked_sub(tokens[first].len())?;
     }
     let shown = tokens.into_iter().enumerate().skip(first);
-    let seen: Vec<Seen> = shown.map_while(|(at, bytes)| legacy(logprobs, bytes, at, lag, top)).collect();
+    let seen: Vec<Seen> =
+        shown.map_while(|(at, bytes)| legacy(logprobs, Some(bytes), at, lag, top)).collect();
     (!seen.is_empty() && seen.iter().all(|s| !s.top.is_empty())).then_some(seen)
 }
 
@@ -139,6 +199,38 @@ mod tests {
     }
 
     #[test]
+    fn mistral_rs_has_numbers_text_and_base_10() {
+        let alternative = |token: u32, text: &str, logprob: f32| json!({ "token": token, "bytes": text, "logprob": logprob });
+        let top = json!([
+            alternative(3, " a", -1.0),
+            alternative(4, "\u{fffd}", -0.5),
+            alternative(5, " b", -0.25)
+        ]);
+        // The space at the front of a text is left out of its token, not of its bytes.
+        let token = json!({ "token": "a", "bytes": b" a", "logprob": -1.0, "top_logprobs": top });
+        for choice in [json!({ "logprobs": token }), json!({ "logprobs": { "content": [token] } })] {
+            assert!(is_mistralrs(&choice));
+            let seen = &positions(&choice, 20)[0];
+            assert_eq!(
+                (seen.chosen.bytes.as_slice(), seen.chosen.id, seen.is_merged),
+                (&b" a"[..], Some(3), false)
+            );
+            assert_eq!(seen.top.iter().map(|c| c.id).collect::<Vec<_>>(), [Some(5), Some(3)]);
+            assert!((seen.chosen.logprob + std::f32::consts::LN_10).abs() < 1e-5, "{seen:?}");
+        }
+        let token =
+            json!({ "token": "€", "bytes": "\u{fffd}".as_bytes(), "logprob": -1.0, "top_logprobs": top });
+        let seen = &positions(&json!({ "logprobs": token }), 20)[0];
+        assert_eq!(
+            (seen.chosen.bytes.as_slice(), seen.chosen.id, seen.is_merged),
+            ("€".as_bytes(), None, true)
+        );
+        assert!(!is_mistralrs(
+            &json!({ "logprobs": { "content": [{ "top_logprobs": [{ "token": "a" }] }] } })
+        ));
+    }
+
+    #[test]
     fn a_text_without_probabilities_has_no_alternatives() {
         for choice in [
             json!({ "text": "a" }),
@@ -149,6 +241,25 @@ mod tests {
             assert!(seen[0].chosen.bytes == b"a" && seen[0].top.is_empty(), "{choice}");
         }
         assert!(positions(&json!({ "delta": {} }), 5).is_empty());
+    }
+
+    #[test]
+    fn a_token_that_has_lost_its_bytes_keeps_its_place_and_an_end_has_none() {
+        let top = json!([{ "a": -0.5, "\u{fffd}": -0.1 }]);
+        for (text, finish, positions_seen) in [("\u{fffd}", "length", 1), ("", "length", 1), ("", "stop", 0)]
+        {
+            let old = json!({ "finish_reason": finish,
+                              "logprobs": { "tokens": [text], "token_logprobs": [-0.1], "top_logprobs": top } });
+            let alternatives = json!([{ "token": "a", "logprob": -0.5 }]);
+            let new = json!({ "finish_reason": finish, "logprobs": { "content": [
+                { "token": text, "logprob": -0.1, "top_logprobs": alternatives }] } });
+            for choice in [old, new] {
+                let seen = positions(&choice, 5);
+                assert_eq!(seen.len(), positions_seen, "{choice}");
+                let visible = |s: &Seen| s.chosen.is_lost() && s.top.len() == 1 && s.top[0].bytes == b"a";
+                assert!(seen.iter().all(visible), "{seen:?}");
+            }
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::host::blackbox::{Event, Outcome, Way, generate};
 use crate::host::openai::Form;
 use crate::serve::admission::Place;
+use crate::serve::counts::{Counts, Lost};
 use crate::serve::error::{ApiError, ApiResult};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 
 /// Events that a client may be behind before its text is given up.
@@ -110,26 +111,44 @@ async fn write(
         let expected = "the other one of /v1/completions and /v1/chat/completions";
         Error::invalid("path", "a form that the host behind this gateway has not", expected)
     })?;
+    let listen = &mut |event: Event<'_>| {
+        app.metrics.token(&event);
+        listen(event)
+    };
     generate(host, Some(&app.backing.advisers), &app.backing.ids, request.job.clone(), listen).await
+}
+
+/// Counts a client that leaves before its answer is there: whatever waits for it is dropped then.
+struct Waiting<'a>(Option<&'a Counts>);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(counts) = self.0 {
+            counts.lost(Lost::Gone);
+        }
+    }
 }
 
 /// All in one piece. The future is dropped when the client leaves.
 pub async fn whole(app: Arc<App>, request: Request, _place: Place) -> ApiResult<Value> {
-    let outcome = write(&app, &request, &mut |_| ControlFlow::Continue(())).await?;
+    let mut waiting = Waiting(Some(&app.metrics.counts));
+    let outcome = write(&app, &request, &mut |_| ControlFlow::Continue(())).await;
+    waiting.0 = None;
+    let outcome = outcome?;
     let mut object = Frame::new(&app, request.form).whole(&outcome);
     object["proxy_tuning"] = report(&outcome, request.job.alpha);
     Ok(object)
 }
 
 /// Token by token. An error before the first token is the response's status, a later one an event.
-pub async fn stream(app: Arc<App>, request: Request, place: Place) -> ApiResult<Response> {
+pub async fn stream(app: Arc<App>, request: Request, place: Place, since: Instant) -> ApiResult<Response> {
     let (events, mut receiver) = mpsc::channel(MOST_BEHIND);
     tokio::spawn(async move {
         let client = events.clone();
         tokio::select! {
             // Dropping the other branch closes the connection to the host.
-            () = client.closed() => {}
-            () = run(&app, &request, events) => {}
+            () = client.closed() => app.metrics.counts.lost(Lost::Gone),
+            () = run(&app, &request, events, since) => {}
         }
         drop(place);
     });
@@ -152,15 +171,31 @@ fn event(part: &ApiResult<Value>) -> sse::Event {
     sse::Event::default().data(data)
 }
 
-async fn run(app: &App, request: &Request, events: mpsc::Sender<ApiResult<Value>>) {
+async fn run(app: &App, request: &Request, events: mpsc::Sender<ApiResult<Value>>, since: Instant) {
     let frame = Frame::new(app, request.form);
     let mut is_first = true;
+    let counts = &app.metrics.counts;
+    let mut is_slow = false;
     let listen = &mut |event: Event<'_>| {
+        if is_first {
+            counts.first_token(since.elapsed());
+        }
         let part = frame.chunk(event.text, std::mem::take(&mut is_first), None);
         // A client that does not read is given up: the host is paid by the token.
-        if events.try_send(Ok(part)).is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        match events.try_send(Ok(part)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                is_slow = matches!(error, mpsc::error::TrySendError::Full(_));
+                ControlFlow::Break(())
+            }
+        }
     };
-    let parts = match write(app, request, listen).await {
+    let written = write(app, request, listen).await;
+    if is_slow {
+        // Nor would it read the end.
+        return counts.lost(Lost::Slow);
+    }
+    let parts = match written {
         Ok(outcome) => {
             let mut last = frame.chunk("", is_first, Some(outcome.finish.name()));
             last["proxy_tuning"] = report(&outcome, request.job.alpha);

@@ -4,6 +4,7 @@
 //! client leaves, that is dropped, and with it the connection to the host.
 
 mod answer;
+mod metrics;
 mod request;
 mod routes;
 
@@ -18,6 +19,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
+use metrics::Metrics;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,6 +35,12 @@ pub struct Backing {
     pub advisers: Arc<Advisers>,
     /// Where their tokens stand in the host's vocabulary.
     pub ids: Ids,
+}
+
+impl Backing {
+    fn any(&self) -> Option<&OpenAi> {
+        self.completions.as_ref().or(self.chat.as_ref())
+    }
 }
 
 /// What requests do not say themselves.
@@ -58,6 +66,7 @@ struct App {
     defaults: Defaults,
     admission: Admission,
     keys: Option<Keys>,
+    metrics: Metrics,
 }
 
 impl App {
@@ -65,9 +74,13 @@ impl App {
         if form == Form::Chat { self.backing.chat.as_ref() } else { self.backing.completions.as_ref() }
     }
 
+    /// Both forms share what is spent.
+    fn any_host(&self) -> Option<&OpenAi> {
+        self.backing.any()
+    }
+
     fn model(&self) -> &str {
-        let Backing { completions, chat, .. } = &self.backing;
-        completions.as_ref().or(chat.as_ref()).map_or("", OpenAi::model)
+        self.any_host().map_or("", OpenAi::model)
     }
 }
 
@@ -122,12 +135,14 @@ impl Gateway {
             ));
         }
         let admission = Admission::new(server.max_seqs, server.max_waiting);
-        let app = Arc::new(App { backing, defaults, admission, keys });
+        let metrics = Metrics::new(backing.any());
+        let app = Arc::new(App { backing, defaults, admission, keys, metrics });
         let router = Router::new()
             .route("/v1/completions", post(routes::completion))
             .route("/v1/chat/completions", post(routes::chat))
             .route("/v1/models", get(routes::models))
             .route("/health", get(|| async { "ok" }))
+            .route("/metrics", get(routes::metrics))
             .fallback(routes::unknown)
             .layer(DefaultBodyLimit::max(server.max_body << 20))
             .layer(from_fn_with_state(app.clone(), routes::with_key))

@@ -13,20 +13,29 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use std::sync::Arc;
+use std::time::Instant;
 
 type Body = Result<Bytes, BytesRejection>;
 
 /// `POST /v1/completions`
 pub async fn completion(State(app): State<Arc<App>>, body: Body) -> Response {
-    run(app, Form::Completions, body).await.unwrap_or_else(IntoResponse::into_response)
+    counted(app, Form::Completions, body).await
 }
 
 /// `POST /v1/chat/completions`
 pub async fn chat(State(app): State<Arc<App>>, body: Body) -> Response {
-    run(app, Form::Chat, body).await.unwrap_or_else(IntoResponse::into_response)
+    counted(app, Form::Chat, body).await
 }
 
-async fn run(app: Arc<App>, form: Form, body: Body) -> ApiResult<Response> {
+async fn counted(app: Arc<App>, form: Form, body: Body) -> Response {
+    let since = Instant::now();
+    let route = if form == Form::Chat { "chat" } else { "completions" };
+    let response = run(app.clone(), form, body, since).await.unwrap_or_else(IntoResponse::into_response);
+    app.metrics.counts.answered(route, response.status(), since.elapsed());
+    response
+}
+
+async fn run(app: Arc<App>, form: Form, body: Body, since: Instant) -> ApiResult<Response> {
     let body = body.map_err(|error| {
         let is_large = error.status() == StatusCode::PAYLOAD_TOO_LARGE;
         let message =
@@ -36,7 +45,7 @@ async fn run(app: Arc<App>, form: Form, body: Body) -> ApiResult<Response> {
     let request = Request::read(&app, form, &body)?;
     let place = app.admission.enter().await?;
     if request.stream {
-        return answer::stream(app, request, place).await;
+        return answer::stream(app, request, place, since).await;
     }
     answer::whole(app, request, place).await.map(|value| Json(value).into_response())
 }
@@ -45,6 +54,11 @@ async fn run(app: Arc<App>, form: Form, body: Body) -> ApiResult<Response> {
 pub async fn models(State(app): State<Arc<App>>) -> Response {
     let model = json!({ "id": app.model(), "object": "model", "created": 0, "owned_by": "proxytune" });
     Json(json!({ "object": "list", "data": [model] })).into_response()
+}
+
+/// `GET /metrics`
+pub async fn metrics(State(app): State<Arc<App>>) -> Response {
+    super::metrics::respond(&app)
 }
 
 /// All else.

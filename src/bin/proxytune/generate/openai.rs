@@ -34,6 +34,10 @@ pub fn run(args: &Generate, config: &Config) -> Result<ExitCode> {
         let mut screen = Screen::new(!json, args.explain);
         let outcome = generate(&host, advisers.as_ref(), &ids, job, &mut |event| screen.event(&event)).await;
         screen.finish();
+        if outcome.is_err() && json && !screen.hidden.is_empty() {
+            // It is paid.
+            crate::say::note!("the text up to here: {:?}", screen.hidden);
+        }
         outcome
     }))?;
     if outcome.finish == Finish::Interrupted && crate::interrupted() {
@@ -102,12 +106,14 @@ struct Screen {
     shows: bool,
     colours: bool,
     progress: Progress,
+    /// What was not shown.
+    hidden: String,
 }
 
 impl Screen {
     fn new(shows: bool, colours: bool) -> Self {
         // A line of its own would tear the text apart: it stands there while no text does.
-        Self { shows, colours, progress: Progress::new("{msg}") }
+        Self { shows, colours, progress: Progress::new("{msg}"), hidden: String::new() }
     }
 
     fn event(&mut self, event: &Event<'_>) -> ControlFlow<()> {
@@ -121,12 +127,13 @@ impl Screen {
             crate::say::must_be_out(written.and_then(|()| out.flush()));
         }
         if !self.shows {
+            self.hidden += event.text;
             self.progress.set(0, 1, &spent(&event.spent));
         }
         if crate::interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    fn finish(mut self) {
+    fn finish(&mut self) {
         self.progress.clear();
         if self.shows {
             crate::say::outln!();
