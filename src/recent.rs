@@ -2,26 +2,29 @@
 
 use std::time::Duration;
 
-/// The last few durations of one thing.
-#[derive(Debug, Clone, Default)]
-pub struct Recent {
-    times: [Duration; Recent::MOST],
+/// The last `N` durations of one thing.
+#[derive(Debug, Clone)]
+pub struct Recent<const N: usize = 5> {
+    times: [Duration; N],
     count: usize,
 }
 
-impl Recent {
-    /// How many are kept.
-    pub const MOST: usize = 5;
+impl<const N: usize> Default for Recent<N> {
+    fn default() -> Self {
+        Self { times: [Duration::ZERO; N], count: 0 }
+    }
+}
 
+impl<const N: usize> Recent<N> {
     /// Adds one; the oldest gives way.
     pub fn push(&mut self, time: Duration) {
-        self.times[self.count % Self::MOST] = time;
+        self.times[self.count % N] = time;
         self.count += 1;
     }
 
     /// How many are held.
     pub fn held(&self) -> usize {
-        self.count.min(Self::MOST)
+        self.count.min(N)
     }
 
     /// The median of those held; of an even number the lower one. `None` without any.
@@ -39,11 +42,11 @@ mod tests {
 
     #[test]
     fn one_outlier_does_not_move_the_median_and_old_times_are_forgotten() {
-        let mut recent = Recent::default();
+        let mut recent: Recent = Recent::default();
         assert_eq!(recent.median(), None);
         [5, 900, 5].iter().for_each(|&ms| recent.push(Duration::from_millis(ms)));
         assert_eq!(recent.median(), Some(Duration::from_millis(5)));
-        [8; Recent::MOST].iter().for_each(|&ms| recent.push(Duration::from_millis(ms)));
-        assert_eq!((recent.median(), recent.held()), (Some(Duration::from_millis(8)), Recent::MOST));
+        [8; 5].iter().for_each(|&ms| recent.push(Duration::from_millis(ms)));
+        assert_eq!((recent.median(), recent.held()), (Some(Duration::from_millis(8)), 5));
     }
 }

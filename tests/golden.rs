@@ -8,6 +8,9 @@ use proxytune::decode::{Finish, Job, Models, Outcome, RunOptions};
 use proxytune::pair::{Placement, Runner};
 use std::ops::ControlFlow;
 
+const PLACEMENTS: [Placement; 5] =
+    [Placement::Auto, Placement::AutoEarly, Placement::InTurn, Placement::SideBySide, Placement::Together];
+
 fn decode(models: &Models, jobs: Vec<Job>, placement: Placement, slots: usize) -> Vec<Outcome> {
     let mut config = fixture_config();
     config.proxy_tuning.slots = slots;
@@ -39,7 +42,7 @@ fn the_tokenizer_splits_as_the_oracles() {
 fn greedy_tokens_are_the_oracles_one_sequence_at_a_time() {
     let _turn = take_turns();
     let models = models(&fixture_config(), false);
-    for placement in [Placement::Auto, Placement::InTurn, Placement::SideBySide, Placement::Together] {
+    for placement in PLACEMENTS {
         for case in cases() {
             let outcomes = decode(&models, vec![case.job()], placement, 1);
             assert_tokens(&case, &outcomes[0], &case.tokens);

@@ -6,11 +6,12 @@ use proxytune::backend::toy::Toy;
 use proxytune::pair::{CachedModel, History, Pair, Placement, Proxy, Runner, Sequence};
 use proxytune::vocab::{Token, TokenMap};
 use proxytune::{Error, Result};
-use shuttle::thread;
+use shuttle::{sync::Arc, thread};
 use std::time::Duration;
 
 const VOCAB: usize = 4;
-const PLACEMENTS: [Placement; 3] = [Placement::InTurn, Placement::SideBySide, Placement::Together];
+const PLACEMENTS: [Placement; 4] =
+    [Placement::InTurn, Placement::SideBySide, Placement::Together, Placement::AutoEarly];
 
 fn toy(seed: u64) -> Toy {
     let capabilities =
@@ -62,15 +63,18 @@ fn explore(test: impl Fn(Placement, bool) + Send + Sync + Copy + 'static) {
 #[test]
 fn everybody_is_answered_whatever_the_order() {
     explore(|placement, with_thread| {
-        let runner = runner(placement, with_thread, None);
+        let runner = Arc::new(runner(placement, with_thread, None));
         let tasks: Vec<_> = (0..3)
             .map(|i| {
-                let mut s = sequence(&runner, &[i, 1]);
+                let (mut s, runner) = (sequence(&runner, &[i, 1]), runner.clone());
                 thread::spawn(move || {
                     s.announce().unwrap();
+                    runner.start();
                     assert!(check(&mut s, |_| false));
                     s.extend(&[i]);
                     s.prefetch().unwrap();
+                    // With the second one the proxies begin early, if all goes well.
+                    runner.start();
                     // Moves on while the answer is under way.
                     s.extend(&[2]);
                     assert!(check(&mut s, |_| false));
@@ -97,6 +101,8 @@ fn nobody_waits_for_a_runner_that_ends() {
                 })
             })
             .collect();
+        // It ends with a round under way, or without.
+        runner.start();
         drop(runner);
         tasks.into_iter().for_each(|task| task.join().unwrap());
     });
@@ -106,12 +112,14 @@ fn nobody_waits_for_a_runner_that_ends() {
 fn what_is_late_is_told_once_and_comes_back() {
     explore(|placement, with_thread| {
         // The scheduler says which round is late.
-        let runner = runner(placement, with_thread, Some(Duration::from_nanos(1)));
+        let runner = Arc::new(runner(placement, with_thread, Some(Duration::from_nanos(1))));
         let tasks: Vec<_> = (0..2)
             .map(|i| {
-                let mut s = sequence(&runner, &[i, 1]);
+                let (mut s, runner) = (sequence(&runner, &[i, 1]), runner.clone());
                 thread::spawn(move || {
                     for token in 0..3 {
+                        let _ = s.announce();
+                        runner.start();
                         check(&mut s, |error| matches!(error, Error::Timeout { .. }));
                         s.extend(&[token]);
                     }

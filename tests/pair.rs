@@ -14,8 +14,8 @@ use std::time::Duration;
 
 const CONTEXT: usize = 96;
 const VOCAB: usize = 16;
-const PLACEMENTS: [Placement; 4] =
-    [Placement::Auto, Placement::InTurn, Placement::SideBySide, Placement::Together];
+const PLACEMENTS: [Placement; 5] =
+    [Placement::Auto, Placement::AutoEarly, Placement::InTurn, Placement::SideBySide, Placement::Together];
 const POISON: Token = 13;
 
 fn capabilities(slots: usize, batch: usize) -> Capabilities {
@@ -62,6 +62,8 @@ fn plain(history: &[Token]) -> History {
 
 #[derive(Debug, Clone)]
 enum Step {
+    /// The engine's next step begins.
+    Begin,
     New(Vec<Token>, Option<Vec<Token>>),
     /// Something happens to one of the live sequences.
     To(usize, Event),
@@ -101,6 +103,7 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     prop_oneof![
         1 => (tokens(1..50), prop::option::of(tokens(1..50))).prop_map(|(p, t)| Step::New(p, t)),
+        2 => Just(Step::Begin),
         8 => (0..100usize, event).prop_map(|(who, event)| Step::To(who, event)),
     ]
 }
@@ -142,6 +145,7 @@ impl World {
                 let sequence = self.runner.sequence(History::new(prompt.clone(), tuned.clone()), 1.0);
                 self.live.push((sequence, Model { prompt: prompt.len(), host: prompt, tuned }));
             }
+            Step::Begin => self.runner.start(),
             Step::To(_, _) if self.live.is_empty() => {}
             Step::To(who, event) => self.happen(who % self.live.len(), event),
         }
@@ -275,6 +279,7 @@ fn sixty_four_sequences_share_eight_slots() {
         let mut sequences: Vec<_> = (0..64).map(|i| runner.sequence(plain(&prompt(i)), 1.0)).collect();
         for step in 0..4 {
             sequences.iter_mut().for_each(|s| s.prefetch().unwrap());
+            runner.start();
             sequences.iter_mut().rev().for_each(|s| trio.assert_right(s));
             (0..).zip(&mut sequences).for_each(|(i, s)| s.extend(&[(i + step) % 12]));
         }

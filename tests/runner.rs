@@ -13,11 +13,15 @@ fn capabilities() -> Capabilities {
 }
 
 fn pair(map: TokenMap) -> Pair {
+    pair_at(Placement::InTurn, map)
+}
+
+fn pair_at(placement: Placement, map: TokenMap) -> Pair {
     let proxy = |name, seed| Proxy {
         model: CachedModel::new(name, Toy::new(capabilities(), seed)),
         map: map.clone(),
     };
-    Pair::new(proxy("tuned", 1), proxy("untuned", 2), Placement::InTurn).unwrap()
+    Pair::new(proxy("tuned", 1), proxy("untuned", 2), placement).unwrap()
 }
 
 /// With a thread of its own, and without.
@@ -141,4 +145,55 @@ fn a_runner_without_a_thread_ends_as_one_with() {
     s.announce().unwrap();
     drop(runner);
     assert!(matches!(s.offset(), Err(proxytune::Error::Stopped(_))));
+}
+
+/// Steps of an engine that samples a slot, announces its next token, and says when the last one is done. The token `taken` comes
+/// where 3 was guessed.
+fn steps(runner: &Runner, sequences: &mut [Sequence], count: usize, taken: Token) {
+    for _ in 0..count {
+        for s in sequences.iter_mut() {
+            let history = s.history().tokens().to_vec();
+            assert_eq!(s.offset().unwrap(), from_scratch(&history));
+            s.extend(&[3]);
+            s.announce().unwrap();
+        }
+        runner.start();
+        if taken != 3 {
+            sequences.iter_mut().for_each(|s| (s.rollback(1), s.extend(&[taken])).1);
+        }
+    }
+}
+
+#[test]
+fn both_beginnings_are_tried_and_counted() {
+    let runner = Runner::without_thread(pair_at(Placement::AutoEarly, TokenMap::identity(VOCAB)));
+    let mut sequences: Vec<_> = (0..4).map(|i| sequence(&runner, &[i, 1])).collect();
+    sequences.iter_mut().for_each(|s| s.announce().unwrap());
+    steps(&runner, &mut sequences, 32, 3);
+    // Fifteen measured steps each way, a few at a time; whatever is faster then.
+    assert!((15..=18).contains(&runner.stats().early_rounds()), "{}", runner.stats().early_rounds());
+    // One round a step, of all; and one that the last step may have begun for the next.
+    assert!((32..=33).contains(&runner.stats().rounds()), "{}", runner.stats().rounds());
+}
+
+#[test]
+fn a_wrong_guess_costs_a_round_where_it_has_begun() {
+    let runner = Runner::without_thread(pair_at(Placement::AutoEarly, TokenMap::identity(VOCAB)));
+    let mut sequences: Vec<_> = (0..2).map(|i| sequence(&runner, &[i, 1])).collect();
+    steps(&runner, &mut sequences, 11, 5);
+    let stats = runner.stats();
+    assert_eq!((stats.early_rounds(), stats.failures()), (5, 0));
+    assert!(stats.rounds() >= 11 + 5, "{}", stats.rounds());
+}
+
+#[test]
+fn other_placements_do_not_begin_before_somebody_waits() {
+    for placement in [Placement::Auto, Placement::InTurn, Placement::SideBySide, Placement::Together] {
+        let runner = Runner::without_thread(pair_at(placement, TokenMap::identity(VOCAB)));
+        let mut s = sequence(&runner, &[1, 2]);
+        s.announce().unwrap();
+        runner.start();
+        assert_eq!((runner.stats().rounds(), runner.stats().early_rounds()), (0, 0));
+        assert_eq!(s.offset().unwrap(), from_scratch(&[1, 2]));
+    }
 }

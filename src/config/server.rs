@@ -24,6 +24,11 @@ pub struct Server {
     pub max_waiting: usize,
     /// Largest body of a request, in MiB.
     pub max_body: usize,
+    /// Connections at once; who comes then waits until one is closed.
+    pub max_connections: usize,
+    /// Seconds that a client has to send a request's head, the same again for its body, and to read on while an answer waits for it. A
+    /// connection without a request is closed after as long.
+    pub client_timeout: u64,
     /// Seconds that running requests have to finish when the server is told to stop.
     pub shutdown_timeout: u64,
     /// mistral.rs's web interface, which is not served here.
@@ -45,6 +50,8 @@ impl Default for Server {
             max_seqs: 16,
             max_waiting: 256,
             max_body: 4,
+            max_connections: 512,
+            client_timeout: 60,
             shutdown_timeout: 30,
             ui: false,
             mcp_port: None,
@@ -61,6 +68,8 @@ impl Server {
             if (1..=most).contains(&value) { Ok(()) } else { Err(Error::invalid(name, value, expected)) }
         };
         within("server.max_seqs", self.max_seqs, 1024)?;
-        within("server.max_body", self.max_body, 1024)
+        within("server.max_body", self.max_body, 1024)?;
+        within("server.max_connections", self.max_connections, 1 << 20)?;
+        within("server.client_timeout", self.client_timeout as usize, 24 * 3600)
     }
 }

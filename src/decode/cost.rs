@@ -63,7 +63,7 @@ mod tests {
         assert_eq!((costs.estimate(2), costs.estimate(4)), (Some(2.0), Some(2.5)));
         record(&mut costs, 6, 10, TRUSTED);
         assert_eq!((costs.estimate(4), costs.estimate(6), costs.largest()), (Some(6.0), Some(10.0), 6));
-        record(&mut costs, 2, 4, Recent::MOST);
+        record(&mut costs, 2, 4, 5);
         assert_eq!(costs.estimate(4), Some(7.0));
     }
 

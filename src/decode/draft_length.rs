@@ -8,7 +8,6 @@
 
 use super::cost::CostTable;
 use crate::config::Speculate;
-use crate::recent::Recent;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ const PROBE_DRAFT: u32 = 128;
 const PROBE_PLAIN: u32 = 24;
 
 /// Steps without a draft at first: what a plain step costs must be known well.
-const WARM_UP: usize = Recent::MOST;
+const WARM_UP: usize = 5;
 
 /// What a pass of the tuned proxy is taken to cost before it was seen, as a share of a step: low enough to be tried.
 const UNSEEN_DRAFT: f64 = 0.1;

@@ -7,7 +7,7 @@ use super::job::Running;
 use crate::combine::log_sum_exp_of_numbers;
 use crate::config::Speculate;
 use crate::error::Result;
-use crate::pair::{Pair, Placement};
+use crate::pair::Pair;
 use crate::vocab::{Token, TokenMap};
 use std::time::Instant;
 
@@ -22,7 +22,7 @@ impl Decoder {
         let active = running.iter().filter(|r| r.is_active()).count();
         // Such a draft's length goes by the clock, and with it which random numbers a token is drawn by.
         let by_the_clock = self.options.speculate == Speculate::Auto;
-        let in_lockstep = pair.is_side_by_side() && pair.placement() != Placement::Together;
+        let in_lockstep = pair.is_side_by_side() && !pair.is_early();
         for length in 0.. {
             // Sequences whose draft has ended take no further part.
             let drafting = |r: &Running| {

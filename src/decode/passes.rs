@@ -4,7 +4,7 @@ use super::Decoder;
 use super::draft::Rest;
 use super::job::Running;
 use crate::error::Result;
-use crate::pair::{Pair, Placement};
+use crate::pair::Pair;
 use std::ops::ControlFlow;
 
 impl Decoder {
@@ -15,7 +15,7 @@ impl Decoder {
         running: &mut [Running],
         prefill: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
-        let at_once = self.pair.as_ref().is_some_and(|p| p.placement() == Placement::Together);
+        let at_once = self.pair.as_ref().is_some_and(Pair::is_early);
         self.work.clear();
         self.pair.iter_mut().for_each(Pair::clear);
         // Proxies that run together with the host have nothing to wait for.

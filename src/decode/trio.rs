@@ -33,6 +33,8 @@ pub struct RunOptions {
     pub placement: Option<Placement>,
     /// Whether the host, in an engine of its own, keeps its threads awake for the proxies' passes in turn.
     pub lends_threads: bool,
+    /// See [`HostShape::starts_early`](crate::host::HostShape::starts_early).
+    pub starts_early: bool,
     /// As [`DecodeOptions::candidates`].
     pub candidates: usize,
     /// As [`DecodeOptions::force_accept`].
@@ -223,6 +225,7 @@ impl Layout {
         let configured = match tuning.placement {
             config::Placement::Auto if on_device => Placement::Together,
             config::Placement::Auto if threads == 1 => Placement::InTurn,
+            config::Placement::Auto if run.starts_early => Placement::AutoEarly,
             config::Placement::Auto => Placement::Auto,
             config::Placement::InTurn => Placement::InTurn,
             config::Placement::SideBySide => Placement::SideBySide,
@@ -232,6 +235,8 @@ impl Layout {
         let (threads, proxy_threads) = match placement {
             Placement::InTurn => (threads, threads),
             Placement::Auto | Placement::SideBySide => (threads, (threads / 2).max(1)),
+            // Beside the host's own pass, which wants all of them.
+            Placement::AutoEarly => (threads, (threads / 4).max(1)),
             // On a device the threads hardly matter; without one, the proxies get an eighth each.
             Placement::Together if on_device => (threads, (threads / 2).max(1)),
             Placement::Together => {

@@ -24,6 +24,8 @@ pub struct HostShape {
     /// Whether passes in turn find the host's own threads awake, as OpenMP's are for all of llama.cpp in a process.
     /// Elsewhere waking them costs a small proxy more than they bring, and slows down the host.
     pub lends_threads: bool,
+    /// Whether it is said when its steps begin ([`Runner::start`]), so that the proxies can begin with them where that is faster.
+    pub starts_early: bool,
 }
 
 /// Both proxies of a configuration, their weights in memory.
@@ -80,6 +82,7 @@ impl Proxies {
             sequences: known(host.sequences, config.proxy_tuning.slots),
             longest: known(host.context, usize::MAX),
             lends_threads: host.lends_threads,
+            starts_early: host.starts_early,
             ..RunOptions::default()
         };
         let [tuned, untuned] = self.models.clone();

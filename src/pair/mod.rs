@@ -9,15 +9,19 @@ mod chooser;
 mod combined;
 mod history;
 mod lane;
+mod owner;
+mod placement;
 pub mod plan;
 mod runner;
 mod sequence;
 mod stats;
 mod sync;
+mod whole_step;
 mod work;
 
 pub use cached::{CachedModel, Usage};
 pub use history::History;
+pub use placement::Placement;
 pub use plan::SequenceId;
 pub use runner::Runner;
 pub use sequence::Sequence;
@@ -28,8 +32,8 @@ use crate::combine::{ProxyTuning, Rule};
 use crate::error::{Error, Result};
 use crate::vocab::TokenMap;
 use breaker::Breaker;
-use chooser::Chooser;
 use lane::Lane;
+use placement::Place;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,33 +45,11 @@ pub struct Proxy {
     pub map: TokenMap,
 }
 
-/// Where the proxies' passes run in relation to each other and to the host's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Placement {
-    /// [`InTurn`](Self::InTurn) or [`SideBySide`](Self::SideBySide), whichever measures faster for the batch at hand.
-    #[default]
-    Auto,
-    /// One after the other on the caller's thread: each may use all cores.
-    InTurn,
-    /// At once, after the host: the tuned proxy on the caller's thread, the untuned on another, each with half of the
-    /// cores.
-    SideBySide,
-    /// Both on threads of their own, so that the caller can do something else between start and finish: best where the
-    /// proxies have cores or a device of their own.
-    Together,
-}
-
-/// The chooser's name for it; the other way is in turn.
-const SIDE_BY_SIDE: usize = 1;
-
 /// The two proxies with the requests in flight.
 ///
 /// Requests are pushed, rounds are run until they are done, rows are read, requests are taken out.
 pub struct Pair {
-    placement: Placement,
-    /// Tells in turn from side by side, where that is left open.
-    chooser: Chooser,
-    side_by_side: bool,
+    place: Place,
     tuned: Lane,
     untuned: Lane,
     maps: [TokenMap; 2],
@@ -114,12 +96,12 @@ impl Pair {
             Placement::Auto | Placement::SideBySide => {
                 (Lane::here(tuned.model), own("untuned", untuned.model)?)
             }
-            Placement::Together => (own("tuned", tuned.model)?, own("untuned", untuned.model)?),
+            Placement::AutoEarly | Placement::Together => {
+                (own("tuned", tuned.model)?, own("untuned", untuned.model)?)
+            }
         };
         Ok(Self {
-            placement,
-            chooser: Chooser::default(),
-            side_by_side: !matches!(placement, Placement::Auto | Placement::InTurn),
+            place: Place::new(placement),
             tuned: t,
             untuned: u,
             maps: [tuned.map, untuned.map],
@@ -136,7 +118,7 @@ impl Pair {
 
     /// Where its passes run.
     pub fn placement(&self) -> Placement {
-        self.placement
+        self.place.placement()
     }
 
     /// Tokens that a slot of the tuned and of the untuned proxy holds.
@@ -200,23 +182,25 @@ impl Pair {
 
     /// Begins a step of about so many positions over all sequences: where its rounds run is settled with that.
     pub fn begin(&mut self, positions: usize) {
-        if self.placement == Placement::Auto {
-            self.side_by_side = self.chooser.way(positions) == SIDE_BY_SIDE;
-        }
+        self.place.begin(positions);
     }
 
     /// Tells how long the step took and how many positions it had, whatever of the caller's it slowed down included:
     /// what the placement is chosen by.
     pub fn took(&mut self, positions: usize, time: Duration) {
-        if self.late.is_some() {
-            return;
+        if self.late.is_none() {
+            self.place.took(positions, time);
         }
-        self.chooser.record(positions, usize::from(self.side_by_side), time);
     }
 
     /// Whether the two proxies run at the same time in this step.
     pub fn is_side_by_side(&self) -> bool {
-        self.side_by_side
+        self.place.is_side_by_side()
+    }
+
+    /// Whether they run on threads of their own in this step, while its caller may do something else.
+    pub fn is_early(&self) -> bool {
+        self.place.is_early()
     }
 
     /// Whether the next round will use another thread than the caller's.
@@ -227,7 +211,7 @@ impl Pair {
     /// Whether a pass of the next round begins with its start.
     fn runs_at_once(&self) -> bool {
         let both = || self.works.iter().flatten().all(|w| !w.all_done());
-        self.placement == Placement::Together || self.side_by_side && both()
+        self.is_early() || self.is_side_by_side() && both()
     }
 
     /// Begins a round: at most one forward pass of each proxy, over whatever fits it.
@@ -241,7 +225,7 @@ impl Pair {
         let [tuned, untuned] = self.works.take().unwrap_or_default();
         // First the one that may run elsewhere.
         self.untuned.start(untuned, side_by_side, !side_by_side);
-        self.tuned.start(tuned, self.placement == Placement::Together, !side_by_side);
+        self.tuned.start(tuned, self.is_early(), !side_by_side);
     }
 
     /// Ends the round begun by [`Pair::start`].

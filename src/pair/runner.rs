@@ -1,11 +1,11 @@
-//! The thread that owns a pair and batches whatever sequences wait for.
+//! The handle to a pair that many sequences share.
 
+use super::owner::Owner;
 use super::sync::{Arc, Mutex, PoisonError, Receiver, Sender, TryLockError, TryRecvError, thread, unbounded};
-use super::{History, Pair, RunnerStats, SequenceId};
+use super::{History, Pair, Placement, RunnerStats, SequenceId};
 use crate::combine::Rule;
 use crate::error::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
 
 /// Messages that nobody has taken in yet, beyond which those who send them do it where the runner has no thread. Few where orders of
 /// events are tried.
@@ -40,6 +40,7 @@ pub struct Runner {
     thread: Option<thread::JoinHandle<()>>,
     /// The owner, where it has no thread.
     here: Option<Arc<Mutex<Owner>>>,
+    placement: Placement,
     stats: Arc<RunnerStats>,
     vocab: usize,
     context: [usize; 2],
@@ -65,7 +66,7 @@ impl Runner {
     /// Keeps the pair where it is: whoever waits for an offset runs the rounds, for all that have been announced.
     ///
     /// Best where the proxies want the same cores as the host, which waits meanwhile: no thread has to be woken, and
-    /// nothing runs before somebody waits for it.
+    /// nothing runs before somebody waits for it, or before the engine's step [begins](Self::start).
     pub fn without_thread(pair: Pair) -> Self {
         let (mut runner, owner) = Self::with_owner(pair);
         runner.here = Some(Arc::new(Mutex::new(owner)));
@@ -76,23 +77,27 @@ impl Runner {
         let (inbox, messages) = unbounded();
         let stats = Arc::new(RunnerStats::default());
         let (vocab, context, rule) = (pair.host_vocab(), pair.context(), pair.rule().clone());
-        let owner = Owner {
-            pair,
-            messages,
-            queued: Vec::new(),
-            wishes: Vec::new(),
-            stats: stats.clone(),
-            open: true,
-        };
+        let placement = pair.placement();
+        let owner = Owner::new(pair, messages, stats.clone());
         let next = AtomicU64::new(0);
-        (Self { inbox, thread: None, here: None, stats, vocab, context, rule, next }, owner)
+        (Self { inbox, thread: None, here: None, placement, stats, vocab, context, rule, next }, owner)
     }
 
-    /// Starts what sequences have announced, in one round for all ([`Sequence::announce`](super::Sequence::announce)).
-    /// Returns at once. Without a thread of its own it starts nothing: that is done by who waits first.
+    /// Says that the engine's next step begins, and returns at once. What sequences have announced is started in one round for all
+    /// ([`Sequence::announce`](super::Sequence::announce)); without a thread of its own only with [`Placement::AutoEarly`], where that has
+    /// measured faster. Else whoever waits first does it.
     pub fn start(&self) {
-        // A runner that has stopped says so to those who wait.
-        let _ = self.inbox.send(Message::Start);
+        match &self.here {
+            // A runner that has stopped says so to those who wait.
+            None => drop(self.inbox.send(Message::Start)),
+            Some(owner) if self.placement == Placement::AutoEarly => match owner.try_lock() {
+                Ok(mut owner) => owner.begin_step(),
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().begin_step(),
+                // Somebody waits already.
+                Err(TryLockError::WouldBlock) => {}
+            },
+            Some(_) => {}
+        }
     }
 
     /// A handle for a new sequence. No model runs before its first offset is asked for.
@@ -184,8 +189,8 @@ impl Link {
                 return answer.recv().map_err(|_| stopped())?;
             };
             let mut owner = owner.lock().unwrap_or_else(PoisonError::into_inner);
-            // Whoever held it before may have answered this as well.
-            if answer.is_empty() && !owner.turn() {
+            // Whoever held it before may have answered this as well, and the last round as the first.
+            if answer.is_empty() && !owner.turn() && answer.is_empty() {
                 return Err(stopped());
             }
         }
@@ -194,118 +199,6 @@ impl Link {
 
 pub(super) fn stopped() -> Error {
     Error::Stopped("no thread serves this sequence any more".into())
-}
-
-/// What runs on the runner's thread.
-struct Owner {
-    pair: Pair,
-    messages: Receiver<Message>,
-    /// Wishes that wait for the next start.
-    queued: Vec<Wish>,
-    /// The wish behind each of the pair's requests, in the same order.
-    wishes: Vec<Wish>,
-    stats: Arc<RunnerStats>,
-    open: bool,
-}
-
-impl Owner {
-    fn serve(&mut self) {
-        while self.open {
-            if self.wishes.is_empty() {
-                match self.messages.recv() {
-                    Ok(message) => self.take(message),
-                    Err(_) => return,
-                }
-            }
-            self.turn();
-        }
-    }
-
-    /// Takes in all that waits, and runs one round for it. Returns false when that is over for good.
-    fn turn(&mut self) -> bool {
-        self.take_all();
-        if self.open && !self.wishes.is_empty() {
-            let (begin, positions) = (Instant::now(), self.pair.len());
-            self.pair.begin(positions);
-            self.stats.begin_round(positions);
-            self.pair.start();
-            let finished = self.pair.finish();
-            self.stats.end_round(self.pair.usage(), self.pair.late_rounds());
-            match finished {
-                Ok(()) => {
-                    self.pair.took(positions, begin.elapsed());
-                    self.answer_done();
-                }
-                Err(error) => self.give_up(error),
-            }
-        }
-        self.open
-    }
-
-    fn take_all(&mut self) {
-        while let Ok(message) = self.messages.try_recv() {
-            self.take(message);
-        }
-    }
-
-    fn take(&mut self, message: Message) {
-        match message {
-            Message::Wish(wish) => {
-                // A sequence that has moved on no longer wants its old wish.
-                self.drop_wish(wish.sequence);
-                self.queued.push(wish);
-            }
-            Message::Start => {
-                for mut wish in self.queued.drain(..) {
-                    let tokens = wish.history.tokens();
-                    let draft = &tokens[tokens.len() + 1 - wish.rows..];
-                    // Rows are counted from a history's end, which needs a proxy's token for each of the host's.
-                    if !self.pair.maps().iter().all(|map| map.is_one_to_one(draft)) {
-                        wish.history.rollback(wish.rows - 1);
-                        wish.rows = 1;
-                    }
-                    self.pair.push(wish.sequence, &wish.history, [wish.rows; 2]);
-                    self.wishes.push(wish);
-                }
-            }
-            Message::Remove(sequence) => {
-                self.drop_wish(sequence);
-                self.pair.remove(sequence);
-            }
-            Message::Stop => self.open = false,
-        }
-    }
-
-    fn drop_wish(&mut self, sequence: SequenceId) {
-        self.queued.retain(|w| w.sequence != sequence);
-        if let Some(index) = self.wishes.iter().position(|w| w.sequence == sequence) {
-            self.wishes.swap_remove(index);
-            self.pair.swap_remove(index);
-        }
-    }
-
-    fn answer_done(&mut self) {
-        for index in (0..self.wishes.len()).rev().filter(|&i| self.pair.is_done(i)).collect::<Vec<_>>() {
-            let Wish { mut offset, reply, rows, history, explains, .. } = self.wishes.swap_remove(index);
-            let done = self.pair.answer(index, rows, explains, &mut offset);
-            let offset = done.map(|()| offset);
-            self.pair.swap_remove(index);
-            let models = self.pair.reads().into_iter().filter(|&runs| runs).count();
-            self.stats.answered(offset.is_ok(), models * history.tokens().len());
-            // Nobody listens when the sequence was dropped meanwhile.
-            let _ = reply.send(offset);
-        }
-    }
-
-    /// A proxy's thread is gone: everyone who waits is told, everyone who comes finds the channel closed.
-    fn give_up(&mut self, error: Error) {
-        tracing::error!(%error, "proxy-tuning stops");
-        self.open = false;
-        for wish in self.wishes.drain(..).chain(self.queued.drain(..)) {
-            self.stats.failed();
-            let _ = wish.reply.send(Err(error.clone()));
-        }
-    }
 }
 
 #[cfg(all(test, not(shuttle)))]

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub struct RunnerStats {
     batches: [AtomicU64; Self::BATCHES.len() + 1],
     rounds: AtomicU64,
+    early_rounds: AtomicU64,
     sequences: AtomicU64,
     history_tokens: AtomicU64,
     computed_tokens: AtomicU64,
@@ -32,6 +33,11 @@ impl RunnerStats {
         self.rounds.fetch_add(1, Relaxed);
         self.sequences.fetch_add(sequences as u64, Relaxed);
         self.batches[Self::BATCHES.partition_point(|&most| most < sequences)].fetch_add(1, Relaxed);
+    }
+
+    /// The next round, if there is anything to do in it, begins with the engine's step.
+    pub(super) fn early_round(&self, any: bool) {
+        self.early_rounds.fetch_add(u64::from(any), Relaxed);
     }
 
     /// What the proxies have done by the end of a round.
@@ -64,6 +70,7 @@ macro_rules! counters {
 }
 counters! {
     rounds: "Rounds: at most one forward pass of each proxy, over all sequences that waited.",
+    early_rounds: "Those of them that began with the engine's step, see [`Runner::start`](super::Runner::start).",
     sequences: "Sequences in all rounds together.",
     history_tokens: "Tokens of the histories that were answered, over both proxies.",
     computed_tokens: "Tokens that the proxies computed. Those of the histories beyond that stood in their caches already.",

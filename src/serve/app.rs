@@ -3,6 +3,7 @@
 use super::admission::Admission;
 use super::auth::Keys;
 use super::config::ServeConfig;
+use super::connections::Limits;
 use super::engine::Engine;
 use super::metrics::Metrics;
 use super::{listen, router, stop};
@@ -65,7 +66,7 @@ async fn run(
         tracing::info!(running = told.admission.running(), "stopping");
         told.admission.close();
     };
-    stop::serve(listener, router, close, stop, grace).await
+    stop::serve(listener, router, Limits::from(&server), close, stop, grace).await
 }
 
 impl App {

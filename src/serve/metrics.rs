@@ -61,6 +61,7 @@ impl Collector for Proxies {
                 stats.unshifted,
             ),
             ("rounds", "Rounds of the proxies.", stats.rounds),
+            ("early_rounds", "Those that began with the host's step.", stats.early_rounds),
             ("round_sequences", "Sequences in all rounds: by rounds, the mean batch.", stats.sequences),
             ("history_tokens", "Tokens that the proxies were asked to follow.", stats.history_tokens),
             ("cached_tokens", "Those of them that were in the proxies' caches.", stats.cached_tokens),

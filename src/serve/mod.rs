@@ -17,6 +17,7 @@ mod admission;
 mod app;
 mod auth;
 mod config;
+mod connections;
 mod counts;
 #[cfg(feature = "serve")]
 mod engine;
@@ -64,7 +65,7 @@ async fn listen(server: &Server, is_open: bool) -> Result<(TcpListener, SocketAd
     let refused = |e: std::io::Error| {
         Error::invalid("server.host and port", format!("{}:{} ({e})", address.0, address.1), expected)
     };
-    let listener = TcpListener::bind(address).await.map_err(refused)?;
+    let listener = connections::listen(address).await.map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
     if is_open && !address.ip().is_loopback() {
         tracing::warn!("{address} is open to other machines, and no key is asked for");

@@ -1,5 +1,6 @@
 //! Which request goes where: ours, or mistral.rs's routes as they are.
 
+use super::connections::{Limits, whole_body};
 use super::error::{ApiError, stopped};
 use super::{App, metrics, routes};
 use crate::config::Server;
@@ -23,11 +24,10 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 /// # Errors
 /// When an origin in the configuration is none.
 pub async fn router(app: Arc<App>, server: &Server) -> Result<Router> {
-    let most = server.max_body << 20;
     let stock = MistralRsServerRouterBuilder::new()
         .with_mistralrs(app.engine.mistralrs().clone())
         .with_allowed_origins(server.allowed_origins.clone())
-        .with_max_body_limit(most)
+        .with_max_body_limit(server.max_body << 20)
         .build()
         .await
         .map_err(|e| Error::engine("mistral.rs", format!("its routes cannot be made: {e:#}")))?;
@@ -37,7 +37,8 @@ pub async fn router(app: Arc<App>, server: &Server) -> Result<Router> {
         .route("/v1/completions", post(routes::completion))
         .route("/metrics", get(|State(app): State<Arc<App>>| async move { metrics::respond(&app) }))
         .fallback(stock)
-        .layer(DefaultBodyLimit::max(most))
+        .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(Limits::from(server), whole_body))
         .layer(from_fn_with_state(app.clone(), with_key))
         .layer(from_fn(without_panic))
         .layer(cors(&server.allowed_origins)?)

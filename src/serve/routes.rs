@@ -7,8 +7,6 @@ use super::{App, sampling, stream, whole};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use mistralrs::{NormalRequest, Request, RequestMessage};
 use mistralrs_server_core::handler_core::create_response_channel;
@@ -17,10 +15,8 @@ use mistralrs_server_core::{chat_completion, completions};
 use std::sync::Arc;
 use std::time::Instant;
 
-type Body = Result<Bytes, BytesRejection>;
-
 /// `POST /v1/chat/completions`
-pub async fn chat(State(app): State<Arc<App>>, body: Body) -> Response {
+pub async fn chat(State(app): State<Arc<App>>, body: Bytes) -> Response {
     let since = Instant::now();
     let answer = match read_chat(&app, body).await {
         Ok(job) => run(app.clone(), job, since).await,
@@ -30,7 +26,7 @@ pub async fn chat(State(app): State<Arc<App>>, body: Body) -> Response {
 }
 
 /// `POST /v1/completions`
-pub async fn completion(State(app): State<Arc<App>>, body: Body) -> Response {
+pub async fn completion(State(app): State<Arc<App>>, body: Bytes) -> Response {
     let since = Instant::now();
     let answer = match read_completion(&app, body) {
         Ok(job) => run(app.clone(), job, since).await,
@@ -53,8 +49,8 @@ async fn run(app: Arc<App>, job: Job, since: Instant) -> ApiResult<Response> {
     whole::answer(app, job, place, since).await.map(|value| Json(value).into_response())
 }
 
-async fn read_chat(app: &App, body: Body) -> ApiResult<Job> {
-    let mut fields = fields(body)?;
+async fn read_chat(app: &App, body: Bytes) -> ApiResult<Job> {
+    let mut fields = Fields::parse(&body)?;
     let (overrides, seed) = (fields.overrides()?, fields.seed()?);
     let messages = fields.messages()?;
     let parsed: ChatCompletionRequest = fields.into()?;
@@ -75,8 +71,8 @@ async fn read_chat(app: &App, body: Body) -> ApiResult<Job> {
     Ok(Job { request, prompt: TunedPrompt::Chat(messages), tuned_system, alpha, control, explain, seed })
 }
 
-fn read_completion(app: &App, body: Body) -> ApiResult<Job> {
-    let mut fields = fields(body)?;
+fn read_completion(app: &App, body: Bytes) -> ApiResult<Job> {
+    let mut fields = Fields::parse(&body)?;
     let (overrides, seed) = (fields.overrides()?, fields.seed()?);
     let tokens = fields.prompt_tokens()?;
     let parsed: CompletionRequest = fields.into()?;
@@ -91,17 +87,6 @@ fn read_completion(app: &App, body: Body) -> ApiResult<Job> {
     let control = overrides.control(app.tuning.config().proxy_tuning.control())?;
     let (alpha, explain, tuned_system) = (overrides.alpha(), overrides.explain(), overrides.tuned_system);
     Ok(Job { request, prompt, tuned_system, alpha, control, explain, seed })
-}
-
-fn fields(body: Body) -> ApiResult<Fields> {
-    match body {
-        Ok(body) => Fields::parse(&body),
-        Err(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            Err(ApiError::new(error.status(), "the body is larger than this server takes")
-                .code("body_too_large"))
-        }
-        Err(error) => Err(ApiError::new(error.status(), error.body_text())),
-    }
 }
 
 /// What mistral.rs has read, with values that its sampler can take.

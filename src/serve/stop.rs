@@ -1,6 +1,7 @@
 //! From the wish to stop to the end of the last request.
 
-use crate::error::{Error, Result};
+use super::connections::{self, Limits};
+use crate::error::Result;
 use axum::Router;
 use std::future::Future;
 use std::time::Duration;
@@ -34,6 +35,7 @@ pub async fn signal() {
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
+    limits: Limits,
     close: impl FnOnce() + Send + 'static,
     stop: impl Future<Output = ()> + Send + 'static,
     grace: Duration,
@@ -44,16 +46,14 @@ pub(super) async fn serve(
         close();
         let _ = stopping.send(());
     };
-    let serving = axum::serve(listener, router).with_graceful_shutdown(told);
+    let serving = connections::serve(listener, router, limits, told);
     let overdue = async {
         let _ = stopped.await;
         tokio::time::sleep(grace).await;
     };
     tokio::select! {
-        served = async { serving.await } => served.map_err(|e| Error::engine("server", format!("cannot serve: {e}"))),
-        () = overdue => {
-            tracing::warn!("requests that ran longer than {} s were cut off", grace.as_secs());
-            Ok(())
-        }
+        () = serving => {}
+        () = overdue => tracing::warn!("requests that ran longer than {} s were cut off", grace.as_secs()),
     }
+    Ok(())
 }

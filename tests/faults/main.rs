@@ -22,8 +22,8 @@ const POISON: Token = 13;
 const LIMIT: Duration = Duration::from_secs(1);
 /// How long a test waits for what must happen.
 const PATIENCE: Duration = Duration::from_secs(60);
-const PLACEMENTS: [Placement; 4] =
-    [Placement::Auto, Placement::InTurn, Placement::SideBySide, Placement::Together];
+const PLACEMENTS: [Placement; 5] =
+    [Placement::Auto, Placement::AutoEarly, Placement::InTurn, Placement::SideBySide, Placement::Together];
 
 fn toy(seed: u64) -> Toy {
     let capabilities =
@@ -68,7 +68,25 @@ impl Setting {
     fn runner(self, limit: Option<Duration>) -> (Runner, Switch) {
         let (pair, switch) = pair(self.faulty, self.placement, limit);
         let runner = if self.thread { Runner::new(pair).unwrap() } else { Runner::without_thread(pair) };
+        if self.placement == Placement::AutoEarly && !self.thread {
+            try_early(&runner);
+        }
         (runner, switch)
+    }
+}
+
+/// Makes steps until those of 1, 2 and 4 sequences are tried with the proxies begun early.
+fn try_early(runner: &Runner) {
+    for size in [1, 2, 4] {
+        let mut sequences: Vec<_> = (0..size).map(|i| sequence(runner, &[i])).collect();
+        let before = runner.stats().early_rounds();
+        for _ in 0..6 {
+            sequences.iter_mut().for_each(|s| s.announce().unwrap());
+            runner.start();
+            sequences.iter_mut().for_each(assert_right);
+            sequences.iter_mut().for_each(|s| s.extend(&[1]));
+        }
+        assert_eq!(runner.stats().early_rounds(), before + 1);
     }
 }
 
@@ -125,6 +143,7 @@ fn a_fault_stays_with_the_request_that_causes_it() {
             for step in 0..4 {
                 victim.announce().unwrap();
                 neighbours.iter_mut().for_each(|s| s.announce().unwrap());
+                runner.start();
                 neighbours.iter_mut().for_each(assert_right);
                 let failed = step == 2;
                 let outcome = victim.offset().map(drop);
@@ -150,6 +169,7 @@ fn a_single_fault_of_a_shared_pass_is_nobodys() {
             let mut sequences: Vec<_> = (0..4).map(|i| sequence(&runner, &[i, 1])).collect();
             switch.set_once(fault);
             sequences.iter_mut().for_each(|s| s.announce().unwrap());
+            runner.start();
             sequences.iter_mut().for_each(assert_right);
             assert_eq!(runner.stats().failures(), 0);
         }
@@ -185,6 +205,7 @@ fn a_proxy_that_hangs_costs_one_wait_and_comes_back() {
 
         switch.set(Fault::Hang);
         sequences.iter_mut().for_each(|s| s.announce().unwrap());
+        runner.start();
         let error = sequences[0].offset().map(drop).unwrap_err();
         let name = ["the tuned", "the untuned"][setting.faulty];
         assert_eq!(

@@ -354,3 +354,14 @@ def test_a_client_that_leaves_a_route_of_mistralrs(chat_server, chat_client):
         model="default", messages=[{"role": "user", "content": "hi"}], max_tokens=4
     )
     assert said.choices[0].message.content
+
+
+def test_a_client_that_sends_nothing_or_half_does_not_keep_others_out():
+    with Server("--client-timeout", "1", "--max-connections", "1") as server:
+        host, port = server.address.rsplit(":", 1)
+        post = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n{"
+        for sent, answer in ((b"", b""), (b"GET /hea", b""), (post, b"HTTP/1.1 408 ")):
+            with socket.create_connection((host, int(port))) as lazy:
+                lazy.sendall(sent)
+                assert completion(server.client(), CASE["prompt_tokens"]).choices[0].text == expected(CASE)
+                assert lazy.recv(4096)[: len(answer) or 1] == answer

@@ -166,7 +166,7 @@ fn load(options: &Options<'_>) -> Result<Requests> {
         context: options.context,
         sequences: options.sequences,
         threads: options.threads,
-        lends_threads: false,
+        ..HostShape::default()
     };
     pad(&mut shape, options.vocabulary_size)?;
     Requests::load(config, &shape)

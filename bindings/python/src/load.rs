@@ -102,7 +102,7 @@ pub fn requests(config: Config, host: Host) -> proxytune::Result<(Requests, Sett
     }
     let Host { context, sequences, threads, .. } = host;
     let runner =
-        proxies.runner(&HostShape { vocabulary, context, sequences, threads, lends_threads: false })?;
+        proxies.runner(&HostShape { vocabulary, context, sequences, threads, ..HostShape::default() })?;
     let tuning = &proxies.config().proxy_tuning;
     let settings = Settings {
         vocab: runner.host_vocab(),

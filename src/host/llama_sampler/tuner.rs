@@ -207,7 +207,8 @@ fn start(proxies: &Proxies, host: Option<&Host>) -> Result<Running> {
     };
     let (context, sequences, threads) = host.map_or((0, 0, 0), |h| (h.context, h.sequences, h.threads));
     let vocabulary = model.vocabulary();
-    let shape = HostShape { vocabulary, context, sequences, threads, lends_threads: true };
+    let shape =
+        HostShape { vocabulary, context, sequences, threads, lends_threads: true, starts_early: false };
     let runner = proxies.runner(&shape)?;
     let shortest = runner.context()[0].min(runner.context()[1]);
     if context > shortest {

@@ -140,7 +140,7 @@ impl ProxyTuning {
     /// When the configuration or a model cannot be used, vocabularies do not fit, or memory or threads are short.
     pub fn new(config: Config, host: &Host) -> Result<Self> {
         let proxies = Proxies::load(config)?;
-        let runner = proxies.runner(&host.shape)?;
+        let runner = proxies.runner(&HostShape { starts_early: true, ..host.shape.clone() })?;
         let (ends, vocabulary) = (host.ends.clone(), host.shape.vocabulary.clone());
         let counters = Counters::default();
         Ok(Self(Arc::new(Shared { proxies, runner, ends, vocabulary, counters })))

@@ -99,7 +99,7 @@ impl Processor {
         if let Err(error) = done {
             self.fail(error, row);
         }
-        if shared.counters.leave() && shared.runner.has_thread() {
+        if shared.counters.leave() {
             // The host's next pass begins now; the proxies' may as well.
             shared.runner.start();
         }

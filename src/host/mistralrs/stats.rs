@@ -20,6 +20,8 @@ pub struct Stats {
     pub failures: BTreeMap<&'static str, u64>,
     /// Rounds of the proxies, and sequences in all of them together: their quotient is the mean batch.
     pub rounds: u64,
+    /// Rounds that began with the host's step, where that has measured faster than to wait for it.
+    pub early_rounds: u64,
     /// See `rounds`.
     pub sequences: u64,
     /// Rounds by size, as [`RunnerStats::batches`].
@@ -106,6 +108,7 @@ impl Counters {
             unshifted: self.unshifted.load(Relaxed),
             failures: self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             rounds: runner.rounds(),
+            early_rounds: runner.early_rounds(),
             sequences: runner.sequences(),
             batches: runner.batches(),
             history_tokens: runner.history_tokens(),

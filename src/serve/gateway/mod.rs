@@ -10,6 +10,7 @@ mod routes;
 
 use super::admission::Admission;
 use super::auth::Keys;
+use super::connections::{Limits, whole_body};
 use super::{listen, stop};
 use crate::config::{Control, OnError, Server, Speculate};
 use crate::error::{Error, Result};
@@ -137,6 +138,7 @@ impl Gateway {
         let admission = Admission::new(server.max_seqs, server.max_waiting);
         let metrics = Metrics::new(backing.any());
         let app = Arc::new(App { backing, defaults, admission, keys, metrics });
+        let limits = Limits::from(&server);
         let router = Router::new()
             .route("/v1/completions", post(routes::completion))
             .route("/v1/chat/completions", post(routes::chat))
@@ -144,7 +146,8 @@ impl Gateway {
             .route("/health", get(|| async { "ok" }))
             .route("/metrics", get(routes::metrics))
             .fallback(routes::unknown)
-            .layer(DefaultBodyLimit::max(server.max_body << 20))
+            .layer(DefaultBodyLimit::disable())
+            .layer(from_fn_with_state(limits, whole_body))
             .layer(from_fn_with_state(app.clone(), routes::with_key))
             .with_state(app.clone());
         let grace = Duration::from_secs(server.shutdown_timeout);
@@ -152,6 +155,6 @@ impl Gateway {
             tracing::info!(running = app.admission.running(), waiting = app.admission.waiting(), "stopping");
             app.admission.close();
         };
-        stop::serve(listener, router, close, stop, grace).await
+        stop::serve(listener, router, limits, close, stop, grace).await
     }
 }

@@ -6,7 +6,6 @@ use crate::host::openai::Form;
 use crate::serve::error::{ApiError, ApiResult};
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
 use axum::extract::{Request as HttpRequest, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
@@ -15,19 +14,17 @@ use serde_json::json;
 use std::sync::Arc;
 use std::time::Instant;
 
-type Body = Result<Bytes, BytesRejection>;
-
 /// `POST /v1/completions`
-pub async fn completion(State(app): State<Arc<App>>, body: Body) -> Response {
+pub async fn completion(State(app): State<Arc<App>>, body: Bytes) -> Response {
     counted(app, Form::Completions, body).await
 }
 
 /// `POST /v1/chat/completions`
-pub async fn chat(State(app): State<Arc<App>>, body: Body) -> Response {
+pub async fn chat(State(app): State<Arc<App>>, body: Bytes) -> Response {
     counted(app, Form::Chat, body).await
 }
 
-async fn counted(app: Arc<App>, form: Form, body: Body) -> Response {
+async fn counted(app: Arc<App>, form: Form, body: Bytes) -> Response {
     let since = Instant::now();
     let route = if form == Form::Chat { "chat" } else { "completions" };
     let response = run(app.clone(), form, body, since).await.unwrap_or_else(IntoResponse::into_response);
@@ -35,13 +32,7 @@ async fn counted(app: Arc<App>, form: Form, body: Body) -> Response {
     response
 }
 
-async fn run(app: Arc<App>, form: Form, body: Body, since: Instant) -> ApiResult<Response> {
-    let body = body.map_err(|error| {
-        let is_large = error.status() == StatusCode::PAYLOAD_TOO_LARGE;
-        let message =
-            if is_large { "the body is larger than this server takes".into() } else { error.body_text() };
-        ApiError::new(error.status(), message)
-    })?;
+async fn run(app: Arc<App>, form: Form, body: Bytes, since: Instant) -> ApiResult<Response> {
     let request = Request::read(&app, form, &body)?;
     let place = app.admission.enter().await?;
     if request.stream {

@@ -43,6 +43,12 @@ pub struct Serve {
     /// Largest body of a request; more gets 413 [default: 4]
     #[arg(long, value_name = "MIB")]
     max_body: Option<usize>,
+    /// Connections at once; who comes then waits until one is closed [default: 512]
+    #[arg(long, value_name = "N")]
+    max_connections: Option<usize>,
+    /// Seconds that a client has to send a request, or to read on [default: 60]
+    #[arg(long, value_name = "S")]
+    client_timeout: Option<u64>,
     /// Seconds that running requests have to finish after SIGTERM or Ctrl-C [default: 30]
     #[arg(long, value_name = "S")]
     shutdown_timeout: Option<u64>,
@@ -65,6 +71,8 @@ impl Serve {
         set(&mut server.max_seqs, self.max_seqs);
         set(&mut server.max_waiting, self.max_waiting);
         set(&mut server.max_body, self.max_body);
+        set(&mut server.max_connections, self.max_connections);
+        set(&mut server.client_timeout, self.client_timeout);
         set(&mut server.shutdown_timeout, self.shutdown_timeout);
         if self.api_key_file.is_some() || self.api_key_env.is_some() {
             server.api_key_file.clone_from(&self.api_key_file);
