@@ -27,7 +27,7 @@ pub use mixture::{Mixture, Weight};
 pub use network::{Features, Network, sigmoid};
 pub use options::{RuleName, RuleOptions};
 pub use rule::{Logits, ProxyRow, ProxyTuning, Rule, UNKNOWN};
-pub use softmax::log_sum_exp;
+pub use softmax::{log_sum_exp, log_sum_exp_of_numbers, softmax};
 
 use crate::error::{Error, Result};
 use crate::vocab::TokenMap;

@@ -147,7 +147,11 @@ impl Running {
         let (token, accepted) = self.judge(at, logits, top, options.force_accept);
         let mut position = Position { token, host_top, top, probabilities: None, candidates: Vec::new() };
         if let Some(host_row) = host_row {
-            let proxies = pair.and_then(|pair| Some((self.draft.rows_at(at, pair).ok()?, pair.maps())));
+            let mut proxies = Vec::new();
+            if let Some((pair, Ok(rows))) = pair.map(|pair| (pair, self.draft.rows_at(at, pair))) {
+                pair.append_log_probabilities(rows, &mut proxies);
+            }
+            let proxies = Some(&proxies[..]).filter(|proxies| !proxies.is_empty());
             let rows = Rows { host: &host_row, shifted: logits, proxies };
             position.explain(&rows, options.candidates);
         }

@@ -4,7 +4,7 @@
 
 use super::Decoder;
 use super::job::Running;
-use crate::combine::argmax;
+use crate::combine::log_sum_exp_of_numbers;
 use crate::config::Speculate;
 use crate::error::Result;
 use crate::pair::Pair;
@@ -108,11 +108,7 @@ fn over_host<'a>(row: &[f32], [leader, other]: [&TokenMap; 2], scratch: &'a mut 
     scratch
 }
 
-/// Softmax of a row at one token, to within a thousandth.
+/// Softmax of a row at one token.
 fn confidence(row: &[f32], token: Token) -> f32 {
-    // What is so much less likely than the best adds nothing that matters, and need not be exponentiated.
-    const NEGLIGIBLE: f32 = 16.0;
-    let best = row[argmax(row)];
-    let near = row.iter().filter(|&&x| x > best - NEGLIGIBLE);
-    (row[token as usize] - best).exp() / near.map(|x| (x - best).exp()).sum::<f32>()
+    (f64::from(row[token as usize]) - log_sum_exp_of_numbers(row)).exp() as f32
 }

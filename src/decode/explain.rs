@@ -1,7 +1,8 @@
 //! What the shift did at one position: probabilities before and after it, and which proxy moved them.
 
 use super::job::Position;
-use crate::vocab::{Token, TokenMap};
+use crate::combine::{UNKNOWN, log_sum_exp_of_numbers};
+use crate::vocab::Token;
 
 /// Most candidates of a position, before the shift and after it: whole vocabularies are never kept.
 pub const MOST_CANDIDATES: usize = 20;
@@ -64,23 +65,17 @@ const NOTABLE: f32 = 1.01;
 /// A row of logits as a distribution.
 struct Distribution<'a> {
     row: &'a [f32],
-    max: f32,
-    sum: f64,
+    log_sum: f64,
 }
 
 impl<'a> Distribution<'a> {
     fn new(row: &'a [f32]) -> Self {
-        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let sum = row.iter().filter(|x| !x.is_nan()).map(|&x| f64::from(x - max).exp()).sum();
-        Self { row, max, sum }
+        Self { row, log_sum: log_sum_exp_of_numbers(row) }
     }
 
     fn of(&self, token: usize) -> f32 {
-        if self.row.is_empty() {
-            return f32::NAN;
-        }
         let logit = self.row.get(token).copied().unwrap_or(f32::NEG_INFINITY);
-        let p = (f64::from(logit - self.max).exp() / self.sum) as f32;
+        let p = (f64::from(logit) - self.log_sum).exp() as f32;
         // A row without any token to choose, or NaN.
         if p.is_nan() { 0.0 } else { p }
     }
@@ -101,21 +96,24 @@ impl<'a> Distribution<'a> {
     }
 }
 
-/// The rows of all models at one position. Those of the proxies are over their own vocabularies.
+/// What all models say at one position, over the host's vocabulary.
 pub(crate) struct Rows<'a> {
+    /// Its logits.
     pub host: &'a [f32],
+    /// The same after the shift.
     pub shifted: &'a [f32],
-    pub proxies: Option<([&'a [f32]; 2], &'a [TokenMap; 2])>,
+    /// The proxies' log-probabilities, as [`Pair::append_log_probabilities`](crate::pair::Pair::append_log_probabilities) has them.
+    pub proxies: Option<&'a [f32]>,
 }
 
 /// What there is to say of a position at which `token` was chosen, with at most `count` candidates of each distribution.
 pub(crate) fn explain(rows: &Rows<'_>, token: Token, count: usize) -> (Probabilities, Vec<Candidate>) {
     let [host, shifted] = [rows.host, rows.shifted].map(Distribution::new);
-    let proxies = rows.proxies.map(|(rows, maps)| (rows.map(Distribution::new), maps));
     let candidate = |token: usize| {
-        let of_proxies = proxies.as_ref().and_then(|(of, maps)| {
-            let id = |which: usize| maps[which].ids().get(token).filter(|&&id| id != TokenMap::NONE);
-            Some([of[0].of(*id(0)? as usize), of[1].of(*id(1)? as usize)])
+        let of_proxies = rows.proxies.and_then(|of| {
+            let (tuned, untuned) = of.split_at(of.len() / 2);
+            let probability = |of: &[f32]| of.get(token).filter(|p| **p != UNKNOWN).map(|p| p.exp());
+            Some([probability(tuned)?, probability(untuned)?])
         });
         let (p_host, p) = (host.of(token), shifted.of(token));
         // Where one of the two did not run, there is no telling.
@@ -172,9 +170,8 @@ mod tests {
     fn explained(count: usize) -> (Probabilities, Vec<Candidate>) {
         let [host, tuned, untuned] = [HOST, TUNED, UNTUNED].map(logs);
         let shifted: Vec<f32> = (0..4).map(|i| host[i] + tuned[i] - untuned[i]).collect();
-        let maps = [TokenMap::identity(4), TokenMap::identity(4)];
-        let proxies = Some(([&tuned[..], &untuned[..]], &maps));
-        explain(&Rows { host: &host, shifted: &shifted, proxies }, 3, count)
+        let proxies: Vec<f32> = TUNED.iter().chain(&UNTUNED).map(|p| p.ln()).collect();
+        explain(&Rows { host: &host, shifted: &shifted, proxies: Some(&proxies) }, 3, count)
     }
 
     #[test]
@@ -207,10 +204,9 @@ mod tests {
 
     #[test]
     fn tokens_that_a_proxy_lacks_and_rows_without_numbers_are_no_trouble() {
-        let vocabulary = TokenMap::identity(2);
-        let (host, proxy) = ([1.0, f32::NAN, f32::NEG_INFINITY], [0.0, 1.0]);
-        let maps = [vocabulary.clone(), vocabulary];
-        let rows = Rows { host: &host, shifted: &host, proxies: Some(([&proxy, &proxy], &maps)) };
+        let host = [1.0, f32::NAN, f32::NEG_INFINITY];
+        let proxies = [-1.3, -0.3, UNKNOWN, -1.3, -0.3, -5.0];
+        let rows = Rows { host: &host, shifted: &host, proxies: Some(&proxies) };
         let (p, candidates) = explain(&rows, 2, 3);
         assert_eq!((p.host, p.shifted, p.proxies, p.change), (0.0, 0.0, None, 0.0));
         assert_eq!(candidates.iter().map(|c| c.token).collect::<Vec<_>>(), [0]);

@@ -10,6 +10,8 @@ mod draft;
 mod draft_length;
 mod drafting;
 pub(crate) mod explain;
+#[cfg(feature = "cli")]
+mod explain_json;
 mod gate;
 mod job;
 mod passes;

@@ -15,6 +15,7 @@ use crate::vocab::Token;
 pub struct Group<T = ()> {
     alpha: f32,
     control: Control,
+    explains: bool,
     tuned_prompt: Option<Vec<Token>>,
     /// The host's prompt: the first history.
     prompt: Option<Vec<Token>>,
@@ -50,6 +51,15 @@ impl<T> Member<T> {
         self.sequence.shift(logits)
     }
 
+    /// What the proxies said at the history that it was taken for, as [`Sequence::log_probabilities`]; once it has been
+    /// [shifted](Self::shift).
+    pub fn log_probabilities(&self) -> Option<&[f32]> {
+        if self.guessed {
+            return self.sequence.log_probabilities_in(&self.offset, 0);
+        }
+        self.sequence.log_probabilities()
+    }
+
     /// Says which token will probably be next, so that the proxies can go ahead
     /// ([`Sequence::announce`]). The offset is kept, for an engine that asks once more for the same history.
     ///
@@ -68,12 +78,18 @@ impl<T: Default> Group<T> {
     /// tokens, where that is another one.
     pub fn new(alpha: f32, tuned_prompt: Option<Vec<Token>>, choices: usize) -> Self {
         let control = Control::default();
-        Self { alpha, control, tuned_prompt, prompt: None, idle: Vec::new(), most: choices.max(1), made: 0 }
+        let (idle, most) = (Vec::new(), choices.max(1));
+        Self { alpha, control, explains: false, tuned_prompt, prompt: None, idle, most, made: 0 }
     }
 
     /// With schedule and guards.
     pub fn with_control(self, control: Control) -> Self {
         Self { control, ..self }
+    }
+
+    /// Whose sequences ask for the proxies' [log-probabilities](Member::log_probabilities).
+    pub fn with_explanations(self, explains: bool) -> Self {
+        Self { explains, ..self }
     }
 
     /// The weight of the shift.
@@ -103,6 +119,9 @@ impl<T: Default> Group<T> {
                 let own = History::new(prompt.clone(), self.tuned_prompt.clone());
                 let (mut sequence, number) = (runner.sequence(own, self.alpha), self.made);
                 sequence.set_control(self.control, prompt.len());
+                if self.explains {
+                    sequence.explain();
+                }
                 self.made += 1;
                 Member { sequence, state: T::default(), number, read: 0, offset: Vec::new(), guessed: false }
             }

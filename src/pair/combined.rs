@@ -1,8 +1,9 @@
 //! A pair and the rule that it is combined with its host by.
 
 use super::Pair;
-use crate::combine::{Logits, ProxyRow, Rule, Shift};
+use crate::combine::{Logits, ProxyRow, Rule, Shift, UNKNOWN, log_sum_exp_of_numbers};
 use crate::error::Result;
+use crate::vocab::Token;
 use std::sync::Arc;
 
 impl Pair {
@@ -61,6 +62,32 @@ impl Pair {
     /// As [`Pair::tuned_row`].
     pub fn offset(&self, index: usize, row: usize, offset: &mut [f32]) -> Result<()> {
         self.rule.advise(offset, self.beside_maps(self.row(index, row)?))
+    }
+
+    /// Appends the log-probabilities of a row to the tuned and to the untuned proxy, each over the host's vocabulary:
+    /// [`UNKNOWN`] for a token that a proxy lacks, NaN throughout for a proxy that does not run.
+    pub fn append_log_probabilities(&self, rows: [&[f32]; 2], to: &mut Vec<f32>) {
+        for (row, map) in self.beside_maps(rows) {
+            let sum = log_sum_exp_of_numbers(row) as f32;
+            let of = |&id: &Token| match row.get(id as usize) {
+                _ if row.is_empty() => f32::NAN,
+                Some(logit) => logit - sum,
+                None => UNKNOWN,
+            };
+            to.extend(map.ids().iter().map(of));
+        }
+    }
+
+    /// Writes the [offsets](Self::offset) of the first `rows` rows of a request one after the other; where it `explains`, their
+    /// [log-probabilities](Self::append_log_probabilities) follow.
+    pub(super) fn answer(&self, index: usize, rows: usize, explains: bool, to: &mut Vec<f32>) -> Result<()> {
+        to.resize(rows * self.host_vocab(), 0.0);
+        let mut parts = to.chunks_exact_mut(self.host_vocab()).enumerate();
+        parts.try_for_each(|(row, offset)| self.offset(index, row, offset))?;
+        for row in 0..if explains { rows } else { 0 } {
+            self.append_log_probabilities(self.row(index, row)?, to);
+        }
+        Ok(())
     }
 
     /// Combines the host's logits with both rows by the rule, in place: adds `alpha * (tuned - untuned)` in

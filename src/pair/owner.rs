@@ -145,11 +145,8 @@ impl Owner {
 
     fn answer_done(&mut self) {
         for index in (0..self.wishes.len()).rev().filter(|&i| self.pair.is_done(i)).collect::<Vec<_>>() {
-            let Wish { mut offset, reply, rows, history, .. } = self.wishes.swap_remove(index);
-            let vocab = self.pair.host_vocab();
-            offset.resize(rows * vocab, 0.0);
-            let mut parts = offset.chunks_exact_mut(vocab).enumerate();
-            let done = parts.try_for_each(|(row, offset)| self.pair.offset(index, row, offset));
+            let Wish { mut offset, reply, rows, history, explains, .. } = self.wishes.swap_remove(index);
+            let done = self.pair.answer(index, rows, explains, &mut offset);
             let offset = done.map(|()| offset);
             self.pair.swap_remove(index);
             let models = self.pair.reads().into_iter().filter(|&runs| runs).count();

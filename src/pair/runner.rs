@@ -16,6 +16,8 @@ pub(super) struct Wish {
     pub sequence: SequenceId,
     pub history: History,
     pub rows: usize,
+    /// Whether the proxies' log-probabilities are wanted beside the offsets.
+    pub explains: bool,
     /// A buffer to write into.
     pub offset: Vec<f32>,
     pub reply: Sender<Result<Vec<f32>>>,

@@ -24,6 +24,8 @@ pub struct Sequence {
     /// The offset for the present history, where it is known or on its way.
     pending: Option<Receiver<Result<Vec<f32>>>>,
     known: bool,
+    /// Whether the proxies' log-probabilities come with the offsets.
+    explains: bool,
     /// Where the last offsets stand; the memory goes to the runner and back.
     offset: Vec<f32>,
     /// What follows the history by guess, see [`Sequence::draft`].
@@ -46,6 +48,7 @@ impl Sequence {
             start,
             pending: None,
             known: false,
+            explains: false,
             offset,
             draft,
             asked,
@@ -73,6 +76,16 @@ impl Sequence {
     /// as generated.
     pub fn set_control(&mut self, control: Control, start: usize) {
         (self.control, self.start) = (control, start);
+    }
+
+    /// Asks for the proxies' [log-probabilities](Self::log_probabilities) beside the offsets from here on.
+    pub fn explain(&mut self) {
+        (self.explains, self.known, self.pending) = (true, false, None);
+    }
+
+    /// Values that a row takes in an answer of the runner.
+    fn width(&self) -> usize {
+        self.link.vocab * if self.explains { 3 } else { 1 }
     }
 
     /// The weight of the shift for the token that follows the present history.
@@ -122,7 +135,7 @@ impl Sequence {
         }
         let tokens = self.history.tokens();
         let asked = self.known || self.pending.is_some();
-        let rows = if self.known { self.offset.len() / self.link.vocab } else { usize::MAX };
+        let rows = if self.known { self.offset.len() / self.width() } else { usize::MAX };
         let within = (self.first..self.first.saturating_add(rows)).contains(&tokens.len());
         if asked && within && self.asked.get(..tokens.len()) == Some(tokens) {
             self.row = tokens.len() - self.first;
@@ -138,6 +151,7 @@ impl Sequence {
     pub fn fork(&self, runner: &super::Runner) -> Self {
         let mut fork = runner.sequence(self.history.clone(), self.alpha);
         fork.set_control(self.control, self.start);
+        fork.explains = self.explains;
         fork
     }
 
@@ -176,6 +190,7 @@ impl Sequence {
             sequence: self.link.sequence,
             history,
             rows: self.draft.len() + 1,
+            explains: self.explains,
             offset: std::mem::take(&mut self.offset),
             reply,
         };
@@ -208,7 +223,7 @@ impl Sequence {
                 Err(_) if reached_further => self.offset.clear(),
                 Err(error) => return Err(error),
             }
-            self.known = self.row * vocab < self.offset.len();
+            self.known = self.row < self.offset.len() / self.width();
             // A draft that the proxies could not follow was left out.
             if !self.known {
                 self.draft.clear();
@@ -221,12 +236,26 @@ impl Sequence {
     /// Takes the offset for the present history out, in exchange for a buffer that the next one may use; asked for again, it is
     /// computed again. Returns false, and takes nothing, where it is not there or stands among those of a draft.
     pub fn take_offset(&mut self, into: &mut Vec<f32>) -> bool {
-        let whole = self.known && self.offset.len() == self.link.vocab;
+        let whole = self.known && self.offset.len() == self.width();
         if whole {
             std::mem::swap(&mut self.offset, into);
             self.known = false;
         }
         whole
+    }
+
+    /// Log-probabilities of the token that follows the present history, to the tuned and then to the untuned proxy, each over the
+    /// host's vocabulary: [`UNKNOWN`](crate::combine::UNKNOWN) for tokens that a proxy lacks, NaN for a proxy that the rule does not
+    /// read. `None` where they were not [asked for](Self::explain), or the offset is not there.
+    pub fn log_probabilities(&self) -> Option<&[f32]> {
+        if self.known { self.log_probabilities_in(&self.offset, self.row) } else { None }
+    }
+
+    /// As [`log_probabilities`](Self::log_probabilities), out of an answer that was [taken](Self::take_offset) or not, of its row `row`.
+    pub(crate) fn log_probabilities_in<'a>(&self, answer: &'a [f32], row: usize) -> Option<&'a [f32]> {
+        let (rows, vocab) = (answer.len() / self.width(), self.link.vocab);
+        let known = self.explains && row < rows;
+        known.then(|| &answer[(rows + 2 * row) * vocab..][..2 * vocab])
     }
 
     /// Combines the host's logits for the present history with what the proxies say, in place: adds
@@ -254,6 +283,7 @@ impl Sequence {
     pub fn shift_at<L: Logit>(&self, logits: &mut [L], offset: &[f32], tokens: usize) -> Result<Shift> {
         let generated = self.history.tokens().get(self.start..tokens).unwrap_or_default();
         let weight = self.control.weight(self.alpha, generated);
+        let offset = &offset[..offset.len().min(self.link.vocab)];
         self.link.rule.apply_within(L::of_row(logits), offset, weight, self.control.cap)
     }
 }

@@ -23,6 +23,8 @@ pub struct Job {
     pub alpha: Option<f32>,
     /// Schedule and guards.
     pub control: Control,
+    /// Candidates that are told of each position; 0: positions are not.
+    pub explain: usize,
     /// Seed of the sampling.
     pub seed: Option<u64>,
 }
@@ -38,7 +40,10 @@ pub enum TunedPrompt {
 /// A job whose prompt has been read.
 pub struct Prepared {
     pub request: NormalRequest,
-    pub processor: Arc<Processor>,
+    /// One for each choice.
+    pub processors: Vec<Arc<Processor>>,
+    /// Whether what it does is to be told.
+    pub explains: bool,
     /// Tokens of the host's prompt.
     pub prompt_tokens: usize,
 }
@@ -47,7 +52,8 @@ impl Job {
     /// # Errors
     /// 400 for a prompt that a model cannot read or that is too long, and for values out of range.
     pub async fn prepare(self, app: &App) -> ApiResult<Prepared> {
-        let Self { mut request, prompt, tuned_system, alpha, control, seed } = self;
+        let Self { mut request, prompt, tuned_system, alpha, control, explain, seed } = self;
+        check_explain(explain, &request)?;
         let tokens = app.engine.tokens(&request).await?;
         check_tokens(&tokens, app)?;
         let most = room(&request, tokens.len(), app)?;
@@ -67,18 +73,24 @@ impl Job {
             alpha,
             control: Some(control),
             tuned_prompt,
-            choices: request.sampling_params.n_choices,
+            choices: 1,
             early_start: early_start(&request),
-            sampling: Some(sampling_options(&request, seed)),
+            sampling: None,
+            explain,
         };
-        let processor = app.tuning.processor(options).map_err(|error| match error {
+        let choice = |number: usize| {
+            let seed = seed.map(|seed| seed.wrapping_add(number as u64));
+            let sampling = Some(sampling_options(&request, seed));
+            app.tuning.processor(RequestOptions { sampling, ..options.clone() })
+        };
+        let processors = (0..request.sampling_params.n_choices).map(choice).collect::<Result<Vec<_>, _>>();
+        let processors = processors.map_err(|error| match error {
             Error::Invalid { name, given, expected } if name == "--alpha" => {
                 Error::invalid("proxy_tuning.alpha", given, expected)
             }
             other => other,
         })?;
-        request.logits_processors = Some(vec![processor.clone()]);
-        Ok(Prepared { request, processor, prompt_tokens: tokens.len() })
+        Ok(Prepared { request, processors, explains: explain > 0, prompt_tokens: tokens.len() })
     }
 }
 
@@ -136,6 +148,19 @@ fn too_long(model: &str, tokens: usize, context: usize) -> ApiError {
     ApiError::too_long(format!(
         "the prompt has {tokens} tokens for the {model}, whose context holds {context} with the answer; shorten it"
     ))
+}
+
+/// What is told of a token beside its log-probability in mistral.rs would contradict that: see [`early_start`].
+fn check_explain(explain: usize, request: &NormalRequest) -> ApiResult<()> {
+    if explain > 0 && request.return_logprobs {
+        let given = format!("{explain} beside logprobs");
+        return Err(ApiError::invalid(
+            "proxy_tuning.explain",
+            given,
+            "one of the two: it has probabilities as well",
+        ));
+    }
+    Ok(())
 }
 
 /// Drawing the token in the processor leaves mistral.rs a single one, of whose probability it could say nothing.

@@ -2,6 +2,7 @@
 
 use super::error::{ApiError, ApiResult};
 use crate::config::Control;
+use crate::decode::MOST_CANDIDATES;
 use crate::error::Error;
 use crate::prompt::Message;
 #[cfg(any(test, feature = "serve"))]
@@ -19,6 +20,7 @@ pub struct Overrides {
     alpha_schedule: Option<String>,
     shift_cap: Option<f64>,
     repetition_guard: Option<u32>,
+    explain: Option<usize>,
     /// The tuned proxy's system prompt.
     pub tuned_system: Option<String>,
 }
@@ -49,7 +51,16 @@ impl Overrides {
         Ok(control)
     }
 
+    /// So many of the likeliest tokens before and after the shift are told of each generated one; 0: none, and nothing.
+    pub fn explain(&self) -> usize {
+        self.explain.unwrap_or_default()
+    }
+
     fn check(&self) -> ApiResult<()> {
+        if self.explain() > MOST_CANDIDATES {
+            let expected = format!("a whole number from 1 to {MOST_CANDIDATES}, or 0: nothing is explained");
+            return Err(ApiError::invalid("proxy_tuning.explain", self.explain(), &expected));
+        }
         self.control(Control::default())?;
         let Some(alpha) = self.alpha else { return Ok(()) };
         let expected = "a finite number: 1 as in the paper, 0 for none, negative to turn the shift round";
@@ -229,6 +240,9 @@ mod tests {
             (json!({ "alpha_schedule": 3 }), "proxy_tuning.alpha_schedule"),
             (json!({ "shift_cap": -1 }), "proxy_tuning.shift_cap"),
             (json!({ "repetition_guard": 1 }), "proxy_tuning.repetition_guard"),
+            (json!({ "explain": 21 }), "proxy_tuning.explain"),
+            (json!({ "explain": -1 }), "proxy_tuning.explain"),
+            (json!({ "explain": true }), "proxy_tuning.explain"),
             (json!({ "enabled": 1 }), "proxy_tuning.enabled"),
             (json!({ "tuned_system": ["s"] }), "proxy_tuning.tuned_system"),
             (json!({ "alfa": 1 }), "proxy_tuning.alfa"),

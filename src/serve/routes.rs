@@ -67,8 +67,8 @@ async fn read_chat(app: &App, body: Bytes) -> ApiResult<Job> {
     let request = chat_completion::parse_request(parsed, app.engine.mistralrs().clone(), sender).await;
     let request = checked(request)?;
     let control = overrides.control(app.tuning.config().proxy_tuning.control())?;
-    let (alpha, tuned_system) = (overrides.alpha(), overrides.tuned_system);
-    Ok(Job { request, prompt: TunedPrompt::Chat(messages), tuned_system, alpha, control, seed })
+    let (alpha, explain, tuned_system) = (overrides.alpha(), overrides.explain(), overrides.tuned_system);
+    Ok(Job { request, prompt: TunedPrompt::Chat(messages), tuned_system, alpha, control, explain, seed })
 }
 
 fn read_completion(app: &App, body: Bytes) -> ApiResult<Job> {
@@ -85,8 +85,8 @@ fn read_completion(app: &App, body: Bytes) -> ApiResult<Job> {
         request.messages = RequestMessage::CompletionTokens(tokens);
     }
     let control = overrides.control(app.tuning.config().proxy_tuning.control())?;
-    let (alpha, tuned_system) = (overrides.alpha(), overrides.tuned_system);
-    Ok(Job { request, prompt, tuned_system, alpha, control, seed })
+    let (alpha, explain, tuned_system) = (overrides.alpha(), overrides.explain(), overrides.tuned_system);
+    Ok(Job { request, prompt, tuned_system, alpha, control, explain, seed })
 }
 
 /// What mistral.rs has read, with values that its sampler can take.

@@ -8,7 +8,7 @@ use crate::config::OnError;
 use crate::host::mistralrs::{Processor, Report};
 use futures_util::stream::{BoxStream, SelectAll, once, poll_fn};
 use futures_util::{Stream, StreamExt};
-use mistralrs::{MistralRs, NormalRequest, Request, Response};
+use mistralrs::{Constraint, MistralRs, NormalRequest, Request, Response};
 use mistralrs_server_core::handler_core::create_response_channel;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -22,7 +22,12 @@ use std::time::Instant;
 /// listens [`leaves`](Self::leave), and the text ends at its next token.
 pub struct Work {
     answers: SelectAll<BoxStream<'static, (usize, Answer)>>,
-    processor: Arc<Processor>,
+    /// One for each part.
+    processors: Vec<Arc<Processor>>,
+    explains: bool,
+    /// Whether a token may be refused and drawn anew.
+    has_grammar: bool,
+    app: Arc<App>,
     left: Arc<AtomicBool>,
     on_error: OnError,
     /// The choices of the request; each is one for the engine.
@@ -46,28 +51,49 @@ impl Work {
     /// Hands a request to the engine, each choice by itself: mistral.rs sends the choices of a stream only as long as all
     /// of them go on, and on a CPU it must not run two sequences at once. `place` is for the first.
     pub fn begin(prepared: Prepared, place: Place, app: &Arc<App>, since: Instant) -> Self {
-        let Prepared { mut request, processor, prompt_tokens } = prepared;
+        let Prepared { mut request, processors, explains, prompt_tokens } = prepared;
+        let has_grammar = !matches!(request.constraint, Constraint::None);
         let parts = std::mem::replace(&mut request.sampling_params.n_choices, 1);
         let left = Arc::new(AtomicBool::new(false));
         let mut place = Some(place);
-        let part = |part| {
-            let sequence = run(app.clone(), request.clone(), place.take(), left.clone());
+        let part = |part: usize| {
+            let mut request = request.clone();
+            request.logits_processors = Some(vec![processors[part].clone()]);
+            let sequence = run(app.clone(), request, place.take(), left.clone());
             once(sequence).flatten().map(move |answer| (part, answer)).boxed()
         };
         let answers = (0..parts).map(part).collect();
-        let on_error = app.tuning.config().proxy_tuning.on_error;
-        Self { answers, processor, left, on_error, parts, prompt_tokens, since }
+        let (on_error, app) = (app.tuning.config().proxy_tuning.on_error, app.clone());
+        Self { answers, processors, explains, has_grammar, app, left, on_error, parts, prompt_tokens, since }
     }
 
     /// The next answer, and the part that it belongs to; `None` at the end.
     pub async fn next(&mut self) -> Option<(usize, Answer)> {
-        self.answers.next().await
+        let (part, mut answer) = self.answers.next().await?;
+        match &mut answer {
+            Answer::Chunk { value, last } => self.explain(part, value, *last || !self.has_grammar),
+            Answer::Whole(value) => self.explain(part, value, true),
+            Answer::Failed(_) => {}
+        }
+        Some((part, answer))
+    }
+
+    /// Adds to a choice what the shift did at the tokens of it that are new, where that was asked for.
+    fn explain(&self, part: usize, value: &mut Value, all: bool) {
+        if self.explains {
+            let positions = self.processors[part].take_positions(all);
+            let text = |token| self.app.tuning.text(token);
+            let positions: Vec<Value> = positions.iter().map(|p| p.to_json(text)).collect();
+            for choice in value["choices"].as_array_mut().into_iter().flatten() {
+                choice["proxy_tuning"] = json!({ "positions": positions });
+            }
+        }
     }
 
     /// Reads on, for nobody, until the engine has done with it.
     pub async fn leave(mut self) {
         self.left.store(true, Relaxed);
-        self.processor.cancel();
+        self.processors.iter().for_each(|processor| processor.cancel());
         while self.answers.next().await.is_some() {}
     }
 
@@ -76,7 +102,12 @@ impl Work {
     /// # Errors
     /// Where a proxy has failed and the request is to end with that.
     pub fn proxy_tuning(&self) -> ApiResult<Value> {
-        let Report { alpha, shifted, unshifted, error, .. } = self.processor.report();
+        let report = |mut all: Report, one: Report| {
+            (all.shifted, all.unshifted) = (all.shifted + one.shifted, all.unshifted + one.unshifted);
+            Report { alpha: one.alpha, error: all.error.take().or(one.error), ..all }
+        };
+        let Report { alpha, shifted, unshifted, error, .. } =
+            self.processors.iter().map(|processor| processor.report()).fold(Report::default(), report);
         // As it was written: 0.7 and not 0.699999988.
         let alpha: f64 = alpha.to_string().parse().unwrap_or_default();
         let policy = match (self.on_error, error) {

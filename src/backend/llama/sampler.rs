@@ -54,6 +54,8 @@ pub struct Sampler {
     greedy: bool,
     penalises: bool,
     candidates: Vec<sys::llama_token_data>,
+    /// Memory for what the chain leaves.
+    weights: Vec<f32>,
 }
 
 // SAFETY: a chain has no tie to a thread; `&mut self` keeps its use to one at a time.
@@ -71,7 +73,7 @@ impl Sampler {
         log::init();
         let (greedy, penalises) = (options.temperature == 0.0, options.repeat_penalty != 1.0);
         let chain = if greedy && !penalises { None } else { Some(Self::chain(options, vocab)?) };
-        Ok(Self { chain, greedy, penalises, candidates: Vec::new() })
+        Ok(Self { chain, greedy, penalises, candidates: Vec::new(), weights: Vec::new() })
     }
 
     fn chain(options: &SamplerOptions, vocab: usize) -> Result<NonNull<sys::llama_sampler>> {
@@ -128,20 +130,18 @@ impl Sampler {
     pub fn probabilities(&mut self, logits: &[f32], probabilities: &mut Vec<f32>) {
         probabilities.clear();
         probabilities.resize(logits.len(), 0.0);
+        let mut weights = std::mem::take(&mut self.weights);
+        weights.clear();
         let candidates = self.apply(logits);
-        let max = candidates.iter().map(|c| c.logit).fold(f32::NEG_INFINITY, f32::max);
-        let mut total = 0.0;
-        for candidate in candidates.iter().filter(|c| c.logit > f32::NEG_INFINITY) {
-            let weight = (candidate.logit - max).exp();
-            total += f64::from(weight);
-            probabilities[candidate.id as usize] = weight;
-        }
-        if total.is_finite() && total > 0.0 {
-            probabilities.iter_mut().for_each(|p| *p = (f64::from(*p) / total) as f32);
+        weights.extend(candidates.iter().map(|c| c.logit));
+        if combine::softmax(&mut weights, 1.0) {
+            for (candidate, &weight) in candidates.iter().zip(&weights) {
+                probabilities[candidate.id as usize] = weight;
+            }
         } else {
-            probabilities.fill(0.0);
             probabilities[combine::argmax(logits)] = 1.0;
         }
+        self.weights = weights;
     }
 
     /// What the chain leaves of the candidates.
@@ -181,7 +181,13 @@ impl Sampler {
                 .ok_or_else(|| Error::engine("sampler", "llama.cpp cannot copy its sampler chain"))
         };
         let chain = self.chain.map(copy).transpose()?;
-        Ok(Self { chain, greedy: self.greedy, penalises: self.penalises, candidates: Vec::new() })
+        Ok(Self {
+            chain,
+            greedy: self.greedy,
+            penalises: self.penalises,
+            candidates: Vec::new(),
+            weights: Vec::new(),
+        })
     }
 }
 

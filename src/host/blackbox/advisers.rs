@@ -2,6 +2,7 @@
 
 use super::{Candidate, Prompt};
 use crate::backend::llama::LlamaModel;
+use crate::combine::log_sum_exp_of_numbers;
 use crate::config::Config;
 use crate::decode::{MappedProxies, NAMES, RunOptions, TunedPrompts, pair, token_map};
 use crate::error::{Error, Result};
@@ -206,22 +207,12 @@ impl Advisers {
 }
 
 fn advice(tuned: &[f32], untuned: &[f32], map: &TokenMap) -> Advice {
-    let [sum_t, sum_u] = [tuned, untuned].map(log_sum);
+    let [sum_t, sum_u] = [tuned, untuned].map(|row| log_sum_exp_of_numbers(row) as f32);
     let tuned: Vec<f32> = tuned.iter().map(|t| t - sum_t).collect();
     let of = |&id: &Token| untuned.get(id as usize).map_or(f32::NEG_INFINITY, |u| u - sum_u);
     let untuned: Vec<f32> = map.ids().iter().map(of).collect();
     let difference = |(t, u): (&f32, &f32)| Some(t - u).filter(|d| d.is_finite()).unwrap_or(0.0);
     Advice { delta: tuned.iter().zip(&untuned).map(difference).collect(), tuned, untuned }
-}
-
-/// Logarithm of the sum of exponentials of a row; what is not a number does not count.
-pub(super) fn log_sum(row: &[f32]) -> f32 {
-    let max = row.iter().copied().filter(|x| !x.is_nan()).fold(f32::NEG_INFINITY, f32::max);
-    if !max.is_finite() {
-        return max;
-    }
-    let sum: f64 = row.iter().filter(|x| !x.is_nan()).map(|&x| f64::from(x - max).exp()).sum();
-    max + sum.ln() as f32
 }
 
 /// One text as the proxies have read it. Dropping it frees its slots.

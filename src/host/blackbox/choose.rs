@@ -1,9 +1,9 @@
 //! Multiple choice in one call: the options are single tokens, and the visible ones among them are weighed (Liu et al. 2024,
 //! section 6).
 
-use super::advisers::log_sum;
 use super::outcome::hidden;
 use super::{Advisers, Ask, BlackBox, Choosing, Prompt, Spelling, Written, weigh};
+use crate::combine::log_sum_exp_of_numbers;
 use crate::error::{Error, Result};
 use std::sync::Arc;
 
@@ -57,7 +57,7 @@ pub async fn choose(
         let forms = |option: &String| [option.clone(), format!(" {option}")];
         let score = |option: &String| {
             let tokens = forms(option).into_iter().filter_map(|form| advisers.token(form.as_bytes()));
-            log_sum(&tokens.map(|token| row[token as usize]).collect::<Vec<_>>())
+            log_sum_exp_of_numbers(&tokens.map(|token| row[token as usize]).collect::<Vec<_>>()) as f32
         };
         best(&options.iter().map(score).collect::<Vec<_>>())
     };
@@ -86,7 +86,7 @@ pub async fn choose(
         let places: Vec<Option<usize>> = weighed.candidates.iter().map(|c| option_of(&c.bytes)).collect();
         let score = |option: usize| {
             let of = places.iter().zip(&weighed.scores).filter(|(place, _)| **place == Some(option));
-            log_sum(&of.map(|(_, &score)| score).collect::<Vec<_>>())
+            log_sum_exp_of_numbers(&of.map(|(_, &score)| score).collect::<Vec<_>>()) as f32
         };
         let scores: Vec<f32> = (0..options.len()).map(score).collect();
         let best = best(&scores);

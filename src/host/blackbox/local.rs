@@ -3,9 +3,10 @@
 //! With it the same loop runs without a server: to see beforehand what few visible tokens cost a trio, and to hold the loop against
 //! whole rows of logits.
 
-use super::advisers::{blocking, log_sum};
+use super::advisers::blocking;
 use super::{Ask, BlackBox, Candidate, Offers, Prompt, Seen, Spent, Writing};
 use crate::backend::llama::{ContextOptions, LlamaContext, LlamaModel, Sampler, SamplerOptions, ThreadPool};
+use crate::combine::log_sum_exp_of_numbers;
 use crate::decode::accept::Dice;
 use crate::error::{Error, Result};
 use crate::pair::{CachedModel, SequenceId, Work};
@@ -135,7 +136,7 @@ impl Writing for LocalWriting {
         self.left -= 1;
         let (shared, tokens) = (self.shared.clone(), self.tokens.clone());
         let row = blocking(move || shared.row(&tokens)).await?;
-        let sum = log_sum(&row);
+        let sum = log_sum_exp_of_numbers(&row) as f32;
         let mut order: Vec<Token> = (0..row.len() as Token).collect();
         let heavier = |a: &Token, b: &Token| row[*b as usize].total_cmp(&row[*a as usize]).then(a.cmp(b));
         if self.top < order.len() {

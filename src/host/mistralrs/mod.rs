@@ -18,6 +18,7 @@
 
 mod complete;
 mod load;
+mod positions;
 mod processor;
 mod sampling;
 mod stats;
@@ -30,10 +31,10 @@ pub use stats::Stats;
 
 use super::{HostShape, Proxies, vocabulary};
 use crate::config::{Config, Control, OnError, check_alpha};
-use crate::decode::{NAMES, model_path};
+use crate::decode::{MOST_CANDIDATES, NAMES, model_path};
 use crate::error::{Error, Result};
 use crate::pair::Runner;
-use crate::vocab::Token;
+use crate::vocab::{Token, Vocabulary};
 use stats::Counters;
 use std::path::Path;
 use std::sync::Arc;
@@ -102,6 +103,9 @@ pub struct RequestOptions {
     pub early_start: EarlyStart,
     /// How mistral.rs samples this request: needed for [`EarlyStart::Sample`], which without it is a guess.
     pub sampling: Option<SamplingOptions>,
+    /// So many of the likeliest tokens before and after the shift are kept of each position, at most [`MOST_CANDIDATES`], until
+    /// [`Processor::take_positions`]; 0: no positions are kept. For one text, and [`EarlyStart::Sample`].
+    pub explain: usize,
 }
 
 /// The proxies beside one model of mistral.rs. Cheap to clone; made once a model.
@@ -112,6 +116,7 @@ struct Shared {
     proxies: Proxies,
     runner: Runner,
     ends: Vec<Token>,
+    vocabulary: Vocabulary,
     counters: Counters,
 }
 
@@ -136,8 +141,9 @@ impl ProxyTuning {
     pub fn new(config: Config, host: &Host) -> Result<Self> {
         let proxies = Proxies::load(config)?;
         let runner = proxies.runner(&HostShape { starts_early: true, ..host.shape.clone() })?;
+        let (ends, vocabulary) = (host.ends.clone(), host.shape.vocabulary.clone());
         let counters = Counters::default();
-        Ok(Self(Arc::new(Shared { proxies, runner, ends: host.ends.clone(), counters })))
+        Ok(Self(Arc::new(Shared { proxies, runner, ends, vocabulary, counters })))
     }
 
     /// A processor for one request, all its choices included. Dropping the last handle frees its place in the proxies'
@@ -158,6 +164,18 @@ impl ProxyTuning {
         if let Some(sampling) = &options.sampling {
             sampling.check()?;
         }
+        if options.explain > MOST_CANDIDATES {
+            return Err(Error::invalid("explain", options.explain, format!("at most {MOST_CANDIDATES}")));
+        }
+        let tells = options.early_start == EarlyStart::Sample && options.sampling.is_some();
+        if options.explain > 0 && (!tells || options.choices > 1) {
+            let given = "beside several choices, or without EarlyStart::Sample and the request's sampling";
+            return Err(Error::invalid(
+                "explain",
+                given,
+                "a processor for each text, which draws its tokens",
+            ));
+        }
         Ok(Arc::new(Processor::new(self.clone(), alpha, control, options)))
     }
 
@@ -169,6 +187,12 @@ impl ProxyTuning {
     /// The proxies, for their tokenizers and templates.
     pub fn proxies(&self) -> &Proxies {
         &self.0.proxies
+    }
+
+    /// What a token of the host spells; a control token's name. Bytes that are no whole character are replaced.
+    pub fn text(&self, token: Token) -> String {
+        let entry = self.0.vocabulary.entries().get(token as usize);
+        entry.map_or_else(String::new, |entry| String::from_utf8_lossy(&entry.bytes).into_owned())
     }
 
     /// Tokens that a slot of the tuned and of the untuned proxy holds.

@@ -1,10 +1,13 @@
 //! One request's logits processor.
 
+use super::positions::Positions;
 use super::sampling::{SamplingOptions, Scratch};
 use super::{EarlyStart, ProxyTuning, RequestOptions};
 use crate::combine::argmax;
 use crate::config::{Control, OnError};
+use crate::decode::Position;
 use crate::decode::accept::Dice;
+use crate::decode::explain::{Rows, explain};
 use crate::error::{Error, Result};
 use crate::host::{Group, Member};
 use crate::vocab::Token;
@@ -23,6 +26,9 @@ pub struct Processor {
     sampling: SamplingOptions,
     group: Mutex<Group<State>>,
     report: Mutex<Report>,
+    /// Candidates of each position that are kept; 0: none is.
+    explain: usize,
+    positions: Mutex<Positions>,
     cancelled: AtomicBool,
 }
 
@@ -57,10 +63,12 @@ impl Processor {
             EarlyStart::Sample if options.sampling.is_none() || sampling.is_greedy() => EarlyStart::Guess,
             otherwise => otherwise,
         };
+        let explain = options.explain;
         let group = Group::new(alpha, options.tuned_prompt, options.choices).with_control(control);
-        let group = Mutex::new(group);
+        let group = Mutex::new(group.with_explanations(explain > 0));
         let report = Mutex::new(Report { alpha, ..Report::default() });
-        Self { tuning, alpha, early_start, sampling, group, report, cancelled: AtomicBool::new(false) }
+        let (positions, cancelled) = Default::default();
+        Self { tuning, alpha, early_start, sampling, group, report, explain, positions, cancelled }
     }
 
     /// Ends the request's texts at their next token. For a client that has gone: mistral.rs takes a responder that is
@@ -72,6 +80,13 @@ impl Processor {
     /// What became of the request so far.
     pub fn report(&self) -> Report {
         lock(&self.report).clone()
+    }
+
+    /// Takes out what the shift did at each position since the last time, in order, where
+    /// [that is kept](RequestOptions::explain). The newest one may change until mistral.rs has sampled its token, as with a grammar
+    /// that refuses it; `all`: with that one.
+    pub fn take_positions(&self, all: bool) -> Vec<Position> {
+        lock(&self.positions).take(all)
     }
 
     /// What is done in one call of mistral.rs, whatever happens.
@@ -98,14 +113,33 @@ impl Processor {
         // Some models' rows are padded beyond their last token.
         let row = row.get_mut(..vocab).ok_or(Error::Shape { what: "host", got, expected: vocab })?;
         let mut member = lock(&self.group).take(runner, history)?;
-        let top = argmax(row);
+        let host_top = argmax(row) as Token;
+        let host = (self.explain > 0).then(|| row.to_vec());
         let begin = Instant::now();
         let shifted = member.shift(row);
         let wait = begin.elapsed();
+        let top = argmax(row) as Token;
         if shifted.is_ok() {
-            let new = argmax(row);
-            self.note([top, new].map(|t| t as Token), wait);
-            self.go_ahead(&mut member, row, new as Token)?;
+            self.note([host_top, top], wait);
+        }
+        // What goes unshifted is drawn by the same dice. A text that is to end needs no token.
+        if shifted.is_ok() || self.tuning.on_error() == OnError::Host {
+            let next = self.next(&mut member, row, top);
+            if let (Some(host), Some(token)) = (host, next) {
+                let proxies = member.log_probabilities().filter(|_| shifted.is_ok());
+                let rows = Rows { host: &host, shifted: row, proxies };
+                let (probabilities, candidates) = explain(&rows, token, self.explain);
+                let probabilities = Some(probabilities);
+                let position = Position { token, host_top, top, probabilities, candidates };
+                lock(&self.positions).keep(history.len(), position);
+            }
+            if let Some(token) = next.filter(|_| self.early_start == EarlyStart::Sample) {
+                row.fill(f32::NEG_INFINITY);
+                row[token as usize] = 0.0;
+            }
+            if let Some(token) = next.filter(|t| shifted.is_ok() && !self.tuning.0.ends.contains(t)) {
+                member.guess(token)?;
+            }
         }
         lock(&self.group).put(member);
         shifted.map(drop)
@@ -123,26 +157,18 @@ impl Processor {
         }
     }
 
-    /// Announces the next step, for the token that comes next as far as that can be known.
-    fn go_ahead(&self, member: &mut Member<State>, row: &mut [f32], top: Token) -> Result<()> {
-        let next = match self.early_start {
-            EarlyStart::Off => return Ok(()),
-            EarlyStart::Guess => top,
+    /// The token that comes next, as far as that can be known. `None` also where there is nothing to draw from, which is left
+    /// for mistral.rs to report.
+    fn next(&self, member: &mut Member<State>, row: &[f32], top: Token) -> Option<Token> {
+        match self.early_start {
+            EarlyStart::Off => None,
+            EarlyStart::Guess => Some(top),
             EarlyStart::Sample => {
                 let seed = || self.sampling.seed.map(|seed| seed.wrapping_add(member.number as u64));
                 let State { dice, scratch } = &mut member.state;
-                let dice = dice.get_or_insert_with(|| Dice::new(seed()));
-                // Nothing to draw from is left for mistral.rs to report.
-                let Some(token) = self.sampling.draw(row, dice, scratch) else { return Ok(()) };
-                row.fill(f32::NEG_INFINITY);
-                row[token as usize] = 0.0;
-                token
+                self.sampling.draw(row, dice.get_or_insert_with(|| Dice::new(seed())), scratch)
             }
-        };
-        if self.tuning.0.ends.contains(&next) {
-            return Ok(());
         }
-        member.guess(next)
     }
 
     /// Takes note of a failure, and does what the configuration says about it.
@@ -176,8 +202,8 @@ impl Processor {
 impl CustomLogitsProcessor for Processor {
     fn apply(&self, logits: &Tensor, context: &[u32]) -> mistralrs::Result<Tensor> {
         let cancelled = self.cancelled.load(Relaxed);
-        let nothing_to_do = self.alpha == 0.0 && self.early_start != EarlyStart::Sample && !cancelled;
-        if nothing_to_do || context.is_empty() {
+        let only_looks = self.alpha == 0.0 && self.early_start != EarlyStart::Sample && self.explain == 0;
+        if only_looks && !cancelled || context.is_empty() {
             return Ok(logits.clone());
         }
         let mut row = match logits.to_dtype(DType::F32).and_then(|row| row.to_vec1::<f32>()) {

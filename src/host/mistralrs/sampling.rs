@@ -1,5 +1,6 @@
 //! Drawing a token as mistral.rs does, so that it is known before mistral.rs says so.
 
+use crate::combine::softmax;
 use crate::decode::accept::Dice;
 use crate::error::{Error, Result};
 use crate::vocab::Token;
@@ -60,12 +61,9 @@ impl SamplingOptions {
     }
 
     fn probabilities(&self, logits: &[f32], probabilities: &mut Vec<f32>) {
-        let inverse = (1.0 / self.temperature) as f32;
-        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         probabilities.clear();
-        probabilities.extend(logits.iter().map(|&logit| ((logit - max) * inverse).exp()));
-        let total: f32 = probabilities.iter().sum();
-        probabilities.iter_mut().for_each(|p| *p /= total);
+        probabilities.extend_from_slice(logits);
+        softmax(probabilities, (1.0 / self.temperature) as f32);
     }
 
     /// Sets to 0 what top-k, top-p and min-p leave out, in mistral.rs's order, none of which makes the rest add up to 1

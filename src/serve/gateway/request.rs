@@ -31,6 +31,10 @@ impl Request {
     pub fn read(app: &App, form: Form, body: &[u8]) -> ApiResult<Self> {
         let mut fields = Fields::parse(body)?;
         let overrides = fields.overrides()?;
+        if overrides.explain() > 0 {
+            let expected = "nothing: of a host behind an API only a few probabilities are seen, too few to tell this from";
+            return Err(ApiError::invalid("proxy_tuning.explain", overrides.explain(), expected));
+        }
         let seed = fields.seed()?;
         refuse_what_is_not_done(&mut fields)?;
         if let Some(model) = fields.take::<String>("model")?.filter(|m| m != app.model()) {

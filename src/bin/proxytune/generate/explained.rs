@@ -2,8 +2,7 @@
 
 use anstyle::{AnsiColor, Style};
 use proxytune::backend::llama::LlamaModel;
-use proxytune::decode::{Candidate, Mover, Outcome, Position};
-use serde_json::{Value, json};
+use proxytune::decode::{Outcome, Position};
 
 /// From which change of the choice on a token has which colour.
 const COLOURS: [(f32, AnsiColor); 3] =
@@ -36,30 +35,8 @@ pub fn style(position: &Position) -> Style {
     if position.is_shifted() { style.bold() } else { style }
 }
 
-/// One entry of `positions`.
-pub fn to_json(position: &Position, host: &LlamaModel) -> Value {
-    let Position { token, host_top, top, .. } = *position;
-    let mut object = json!({ "token": token, "host_top": host_top, "top": top });
-    if let Some(of) = &position.probabilities {
-        object["p_host"] = json!(of.host);
-        object["p"] = json!(of.shifted);
-        object["p_tuned"] = json!(of.proxies.map(|p| p[0]));
-        object["p_untuned"] = json!(of.proxies.map(|p| p[1]));
-        object["change"] = json!(of.change);
-        object["candidates"] = position.candidates.iter().map(|c| candidate(c, host)).collect();
-    }
-    object
-}
-
-fn candidate(c: &Candidate, host: &LlamaModel) -> Value {
-    json!({
-        "token": c.token, "text": text(host, c.token), "p_host": c.host, "p": c.shifted,
-        "p_tuned": c.proxies.map(|p| p[0]), "p_untuned": c.proxies.map(|p| p[1]),
-        "moved_by": c.moved_by.map(Mover::name),
-    })
-}
-
-fn text(host: &LlamaModel, token: u32) -> String {
+/// What a token spells; a control token's name.
+pub fn text(host: &LlamaModel, token: u32) -> String {
     String::from_utf8_lossy(&host.piece(token, true)).into_owned()
 }
 

@@ -125,7 +125,8 @@ pub fn to_json(outcome: &Outcome, explained_by: Option<&LlamaModel>) -> Value {
     });
     if let Some(host) = explained_by {
         object["stats"]["missed"] = json!(stats.missed);
-        object["positions"] = outcome.positions.iter().map(|p| explained::to_json(p, host)).collect();
+        object["positions"] =
+            outcome.positions.iter().map(|p| p.to_json(|t| explained::text(host, t))).collect();
     }
     object
 }
