@@ -28,9 +28,10 @@ demo: build ## Build, check the tiny trio, show the host alone and proxy-tuned
 	@echo
 	@scripts/demo.sh $(PROXYTUNE) $(TRIO)
 
-# The sanitizers, llama-server and vLLM have targets of their own: test-cpp, test-openai, test-plugin, test-vllm.
+# The sanitizers, faults in llama-server, black boxes and vLLM have targets of their own: test-cpp, test-plugin, test-openai, test-vllm.
 test: lint doc audit test-core test-orders test-mistralrs test-serve test-python ## All that must hold before a change is taken (the first time about 40 minutes on two cores)
 	@CHECKS="plain install" scripts/test-cpp.sh
+	@TESTS="test_plugin test_chat" $(MAKE) test-plugin
 
 test-core: install-deps target-dir ## The tests that need no engine but llama.cpp
 	cargo test --release $(CARGO_FLAGS)

@@ -4,7 +4,7 @@
 # need is not built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-tests=${TESTS:-test_plugin test_example test_faults}
+tests=${TESTS:-test_plugin test_chat test_example test_faults}
 LLAMA_BIN=$(scripts/llama-server.sh)
 LLAMA_DIR=$(scripts/llama-server.sh --source)
 export LLAMA_BIN LLAMA_DIR
@@ -24,6 +24,10 @@ if [[ $tests == *test_example* ]]; then
         --crate-type staticlib
     cp "$release/libproxytune_llama.a" "$release/libproxytune_llama_linked.a"
     export PROXYTUNE_PLUGIN_STATIC=$release/libproxytune_llama_linked.a
+fi
+if [[ $tests == *test_chat* ]]; then
+    PROXYTUNE_SMOLLM2=$(scripts/smollm2.sh)
+    export PROXYTUNE_SMOLLM2
 fi
 "$1" plugin LLAMA_DIR="$LLAMA_DIR"
 scripts/component.sh clippy clippy && cargo clippy --release --locked -p proxytune-llama -- -D warnings
