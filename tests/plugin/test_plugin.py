@@ -211,11 +211,36 @@ class Failures(Plugin):
         damaged.write_bytes(TUNED.read_bytes()[:100000])
         self.unshifted(write_config(self.folder, tuned=damaged), "damaged.gguf", "unshifted")
 
+    def refused(self, config, word):
+        """A server that may not go on does not start, and says why in one line."""
+        with self.assertRaisesRegex(RuntimeError, "ended with 1") as caught, self.server(config=config):
+            pass
+        [line] = re.findall("proxytune: .*", str(caught.exception))
+        self.assertIn(word, line)
+
     def test_a_server_that_may_not_go_on_refuses_to_start(self):
-        config = write_config(self.folder, tuned=self.folder / "absent.gguf", on_error="stop")
-        with self.assertRaisesRegex(RuntimeError, "ended with 1(.|\n)*absent.gguf: no such file"):
-            with self.server(config=config):
-                pass
+        damaged = self.folder / "damaged.gguf"
+        damaged.write_bytes(TUNED.read_bytes()[:100000])
+        foreign = with_foreign_vocabulary(TUNED, self.folder / "foreign.gguf")
+        cases = ((self.folder / "absent.gguf", "absent.gguf: no such file"), (damaged, "damaged.gguf"),
+                 (foreign, "vocabularies do not match"))  # fmt: skip
+        for tuned, word in cases:
+            with self.subTest(word):
+                config = write_config(self.folder, tuned=tuned, on_error="stop")
+                # With the host's name in it, misfits show before any request.
+                config.write_text(f'[host]\nmodel = "{HOST}"\n' + config.read_text())
+                self.refused(config, word)
+
+    def test_requests_that_may_not_go_on_end(self):
+        foreign = with_foreign_vocabulary(TUNED, self.folder / "foreign.gguf")
+        for keys, word in (({"ctx": 2_000_000_000}, "MiB are free"), ({"tuned": foreign}, "vocabularies do not match")):
+            with self.subTest(word), self.server(config=write_config(self.folder, on_error="stop", **keys)) as server:
+                for _ in range(2):
+                    answer = server.complete(CASES[0]["prompt_tokens"], n_predict=20)
+                    self.assertEqual((answer["stop_type"], answer["tokens_predicted"] <= 1), ("eos", True), answer)
+                [line] = server.lines()
+                self.assertIn(word, line)
+                self.assertIn("requests end", line)
 
     def test_a_history_that_a_proxy_cannot_hold(self):
         case = next(case for case in CASES if case["name"] == "prose-200")
@@ -226,22 +251,16 @@ class Failures(Plugin):
             self.assertEqual(len(tokens), 96)
             short = CASES[0]
             self.assert_golden(short, server.complete(short["prompt_tokens"]))
-            self.assertTrue(any("do not fit its context of 256" in line for line in server.lines()))
+            for words in ("the host's context is 1024 tokens, the proxies' 256", "do not fit its context of 256"):
+                self.assertEqual(sum(words in line for line in server.lines()), 1, server.lines())
         with self.server(config={"ctx": 256, "on_error": "stop"}) as server:
             answer = server.complete(case["prompt_tokens"], n_predict=96)
             self.assertEqual(answer["stop_type"], "eos")
             self.assertLessEqual(answer["tokens_predicted"], 60)
 
-
     def test_foreign_vocabulary(self):
         foreign = with_foreign_vocabulary(TUNED, self.folder / "foreign.gguf")
         self.unshifted(write_config(self.folder, tuned=foreign), "vocabularies do not match", "foreign.gguf")
-        # With the host's name in the configuration that shows before any request.
-        config = write_config(self.folder, tuned=foreign, on_error="stop")
-        config.write_text(f'[host]\nmodel = "{HOST}"\n' + config.read_text())
-        with self.assertRaisesRegex(RuntimeError, "ended with 1(.|\n)*vocabularies do not match"):
-            with self.server(config=config):
-                pass
 
     def test_caches_beyond_all_memory(self):
         self.unshifted(write_config(self.folder, ctx=2_000_000_000), "KV cache", "MiB are free", "unshifted")
