@@ -116,10 +116,11 @@ test-python: install-deps target-dir ## The Python package by itself, installed 
 test-vllm: install-deps target-dir ## The Python package in vLLM, transformers and llama-cpp-python (installs them once: several GB)
 	@scripts/test-vllm.sh
 
-# MODELS="HOST TUNED UNTUNED": GGUF files instead of the tiny trio.
+# MODELS="HOST TUNED UNTUNED": GGUF files instead of the tiny trio; MODELS=random: a host of 1.1 B parameters and proxies of 92 M, which
+# are made once. BENCH: flags such as --rounds 2.
 bench-plugin: ## llama-server alone and with the plugin, with and without drafts, against the floor
 	@scripts/target-dir.sh "$(PLUGIN_TARGET_DIR)"
-	@scripts/bench-plugin.sh $(MAKE) $(MODELS)
+	@scripts/bench-plugin.sh $(MAKE) $(BENCH) $(MODELS)
 
 bench-vllm: install-deps target-dir ## Tokens/s of vLLM alone, with a naive processor and with ours, against the floor
 	@scripts/test-vllm.sh --bench

@@ -4,7 +4,7 @@ and without the tuned proxy as its draft model, for 1 and for 8 requests at once
 
 Tokens/s as the server counts them, from the first token of a text to its last; the first token as a client waits for
 it, on a prompt that no cache has seen. The floor is a step of llama-server alone and a bare pass of each proxy for as many
-sequences, by llama.cpp's own llama-batched-bench. All servers take their turn in each round; medians over rounds.
+sequences, by llama.cpp's own llama-batched-bench; that of a first token, the same with as many tokens of prompt. All servers take their turn in each round; medians over rounds.
 """
 
 import argparse
@@ -49,29 +49,31 @@ def body(number, tokens):
     return {"prompt": prompt, "n_predict": tokens, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
 
 
-def first_token_ms(server, numbers):
-    """What a client waits for a text of one token."""
+def first_token(server, numbers):
+    """What a client waits for a text of one token, in milliseconds, and the tokens of all prompts."""
 
     def wait(number):
         begin = time.perf_counter()
-        server.post("/completion", body(number, 1))
-        return 1e3 * (time.perf_counter() - begin)
+        answer = server.post("/completion", body(number, 1))
+        return 1e3 * (time.perf_counter() - begin), answer["timings"]["prompt_n"]
 
-    return statistics.median(harness.at_once([lambda n=n: wait(n) for n in numbers]))
+    waits, tokens = zip(*harness.at_once([lambda n=n: wait(n) for n in numbers]))
+    return statistics.median(waits), sum(tokens)
 
 
 def measure(server, numbers, tokens):
-    first = first_token_ms(server, [10_000 + n for n in numbers])
+    first, prompt = first_token(server, [10_000 + n for n in numbers])
     answers = harness.at_once([lambda n=n: server.post("/completion", body(n, tokens)) for n in numbers])
     timings = [answer["timings"] for answer in answers]
     # The first token came with the prompt.
     step = statistics.mean(t["predicted_ms"] / (t["predicted_n"] - 1) for t in timings)
     drafts = [sum(t.get(key, 0) for t in timings) for key in ("draft_n", "draft_n_accepted")]
-    return {"step_ms": step, "first_ms": first, "drafted": drafts[0], "accepted": drafts[1]}
+    return {"step_ms": step, "first_ms": first, "prompt": prompt, "drafted": drafts[0], "accepted": drafts[1]}
 
 
 def bare_ms(path, requests, tokens):
-    """Milliseconds of a bare pass of a model over one token of each sequence, in the same llama.cpp on as many threads."""
+    """Milliseconds of a bare pass of a model over one token of each sequence, in the same llama.cpp on as many threads, and those of
+    a token of prompts."""
     command = [harness.BIN / "llama-batched-bench", "-m", path, "-c", 1024 * max(REQUESTS), "-npp", 32, "-ntg", tokens]
     # Twice, since now and then it ends before its last line is out.
     command += ["-npl", f"{requests},{requests}", "-t", os.cpu_count(), "--output-format", "jsonl"]
@@ -80,11 +82,12 @@ def bare_ms(path, requests, tokens):
     if not lines:
         sys.exit(f"{' '.join(map(str, command))}: expected a line of figures, got:\n{done.stdout}{done.stderr}")
     figures = json.loads(lines[0])
-    return 1e3 * figures["t_tg"] / figures["tg"]
+    return 1e3 * figures["t_tg"] / figures["tg"], 1e3 * figures["t_pp"] / (figures["pp"] * requests)
 
 
 def rounds(options, servers):
-    """Per number of requests: what each server did in each round, and what the bare passes of both proxies took."""
+    """Per number of requests: what each server did in each round, and what the bare passes of both proxies
+    took."""
     results = {requests: {mode: [] for mode in servers} for requests in REQUESTS}
     bare = {requests: [] for requests in REQUESTS}
     for number in range(options.rounds + 1):  # the first warms up
@@ -95,7 +98,8 @@ def rounds(options, servers):
             turn = number % len(order)
             for mode in order[turn:] + order[:turn]:
                 results[requests][mode].append(measure(servers[mode], range(begin, begin + requests), options.tokens))
-            bare[requests].append(sum(bare_ms(path, requests, options.tokens) for path in options.models[1:]))
+            both = (bare_ms(path, requests, options.tokens) for path in options.models[1:])
+            bare[requests].append([sum(times) for times in zip(*both)])
     return results, bare
 
 
@@ -116,19 +120,25 @@ def main():
         }
         results, bare = rounds(options, servers)
     print(f"{'requests':>8}  {'llama-server':<14} {'tokens/s':>8} {'of floor':>9} {'of host':>8} {'first token, ms':>16} "
-          f"{'accepted':>9}")
+          f"{'of floor':>9} {'accepted':>9}")
     for requests in REQUESTS:
         median = lambda mode, key: statistics.median(r[key] for r in results[requests][mode][1:])  # noqa: E731
         total = lambda mode, key: sum(r[key] for r in results[requests][mode][1:])  # noqa: E731
         alone = median("alone", "step_ms")
-        floor = alone + statistics.median(bare[requests][1:])
+        bare_step, bare_token = (statistics.median(times) for times in zip(*bare[requests][1:]))
+        floor = alone + bare_step
+        first_alone = median("alone", "first_ms")
+        first_floor = first_alone + bare_token * median("alone", "prompt")
         for mode in servers:
             step = median(mode, "step_ms")
-            of_floor = 100 * (alone if mode.startswith("alone") else floor) / step
+            by_itself = mode.startswith("alone")
+            of_floor = 100 * (alone if by_itself else floor) / step
+            first = median(mode, "first_ms")
+            first_of_floor = 100 * (first_alone if by_itself else first_floor) / first
             drafted = total(mode, "drafted")
             share = f"{100 * total(mode, 'accepted') / drafted:.0f} %" if drafted else ""
             print(f"{requests:>8}  {mode:<14} {1e3 * requests / step:>8.0f} {of_floor:>7.0f} % {100 * alone / step:>6.0f} % "
-                  f"{median(mode, 'first_ms'):>16.1f} {share:>9}")
+                  f"{first:>16.1f} {first_of_floor:>7.0f} % {share:>9}")
 
 
 if __name__ == "__main__":
