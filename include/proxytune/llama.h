@@ -45,7 +45,7 @@ struct llama_sampler;
 struct llama_sampler * proxytune_sampler_init(const char * config_path);
 
 // Why proxytune_sampler_init last returned NULL on this thread, in one line; "" where it did not. Never NULL. Owned by
-// the library, valid until this thread calls proxytune_sampler_init again.
+// the library, valid until this thread calls proxytune_sampler_init again or ends. Any thread; each has its own.
 const char * proxytune_last_error(void);
 
 // The version of this interface; PROXYTUNE_ABI_VERSION of a header that fits the library. Any thread.

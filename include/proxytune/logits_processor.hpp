@@ -183,7 +183,7 @@ class PROXYTUNE_EXPORT LogitsProcessor {
   // All zero for what was moved from.
   Stats stats() const noexcept;
 
-  // Adds a request; runs no model. `alpha` is finite: 1 as in the paper, 0 for none, negative turns the shift round.
+  // Adds a request; runs no model and keeps a copy of the prompts. `alpha` is finite: 1 as in the paper, 0 for none, negative turns the shift round.
   // An id in use is an error.
   void AddRequest(RequestId id, const Prompts& prompts = {}, std::optional<float> alpha = std::nullopt);
   Status TryAddRequest(RequestId id, const Prompts& prompts = {}, std::optional<float> alpha = std::nullopt) noexcept;
@@ -193,7 +193,8 @@ class PROXYTUNE_EXPORT LogitsProcessor {
   Status TryRemoveRequest(RequestId id) noexcept;
 
   // Says which rows will come; their logits are not touched and may be null. Where the proxies have a device or threads
-  // of their own they start at once and work while the host does; elsewhere this only takes notes. Never needed.
+  // of their own they start at once and work while the host does; elsewhere this only takes notes. Never needed. Nothing
+  // of the rows is kept. `rows` may be null if `count` is 0.
   void Prefetch(const Row* rows, std::size_t count);
   Status TryPrefetch(const Row* rows, std::size_t count) noexcept;
 
@@ -217,6 +218,7 @@ class PROXYTUNE_EXPORT LogitsProcessor {
   Status TryRollback(RequestId id, std::size_t count) noexcept;
 
   // Why the last row of this request that failed did so; empty where none has.
+  // The caller's own copy; throws Error where there is no such request.
   std::string FailureOf(RequestId id) const;
 
   // The same for any container of rows that lie side by side: std::vector, std::array, std::span.

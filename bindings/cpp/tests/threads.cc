@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <thread>
 
@@ -80,4 +81,48 @@ TEST_CASE("several processors live side by side, and end on another thread than 
     thread.join();
   }
   CHECK(shifted == 2);
+}
+
+TEST_CASE("all functions at once, on one request that comes and goes") {
+  proxytune::LogitsProcessor processor(Fixture());
+  const Case& c = Cases()[1];
+  processor.AddRequest(1000, c.Prompts());
+  const std::vector<float> expected = Offset(processor, 1000, c.prompt_tokens);
+  std::atomic<bool> done{false};
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> threads;
+  threads.emplace_back([&] {
+    while (!done) {
+      (void)processor.TryAddRequest(1, c.Prompts());
+      (void)processor.TryRollback(1, 1);
+      (void)processor.TryRemoveRequest(1);
+    }
+  });
+  threads.emplace_back([&] {
+    while (!done) {
+      (void)processor.stats();
+      wrong += processor.vocabulary_size() != expected.size() || processor.context_size() == 0;
+      wrong += !processor.FailureOf(1000).empty();
+    }
+  });
+  for (int i = 0; i < 2; ++i) {
+    threads.emplace_back([&] {
+      std::vector<float> logits(expected.size());
+      Row row = RowOf(1, c.prompt_tokens, logits);
+      for (int round = 0; round < 30; ++round) {
+        std::fill(logits.begin(), logits.end(), 0.0F);
+        (void)processor.TryPrefetch(&row, 1);
+        // Either the request is there, and all is as it would be alone, or it is not, and nothing is touched.
+        const bool there = processor.TryApply(&row, 1).ok();
+        wrong += Distance(logits, there ? expected : std::vector<float>(expected.size())) > kRounding;
+      }
+    });
+  }
+  for (std::size_t i = 2; i < threads.size(); ++i) {
+    threads[i].join();
+  }
+  done = true;
+  threads[0].join();
+  threads[1].join();
+  CHECK(wrong == 0);
 }
