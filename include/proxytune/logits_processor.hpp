@@ -183,8 +183,8 @@ class PROXYTUNE_EXPORT LogitsProcessor {
   // All zero for what was moved from.
   Stats stats() const noexcept;
 
-  // Adds a request; runs no model and keeps a copy of the prompts. `alpha` is finite: 1 as in the paper, 0 for none, negative turns the shift round.
-  // An id in use is an error.
+  // Adds a request; runs no model and keeps a copy of the prompts. `alpha` is finite: 1 as in the paper, 0 for none,
+  // negative turns the shift round. An id in use is an error.
   void AddRequest(RequestId id, const Prompts& prompts = {}, std::optional<float> alpha = std::nullopt);
   Status TryAddRequest(RequestId id, const Prompts& prompts = {}, std::optional<float> alpha = std::nullopt) noexcept;
 
