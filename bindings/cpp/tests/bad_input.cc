@@ -125,3 +125,12 @@ TEST_CASE("rows that cannot be: the call is refused as a whole, before anything 
   processor.Apply(&row, 1);
   CHECK(row.status == RowStatus::kShifted);
 }
+
+TEST_CASE("no rows may be null") {
+  proxytune::LogitsProcessor processor(Fixture());
+  proxytune::Row* none = nullptr;
+  CHECK_NOTHROW(processor.Prefetch(none, 0));
+  CHECK_NOTHROW(processor.Apply(none, 0));
+  CHECK_FALSE(processor.TryPrefetch(none, 1).ok());
+  CHECK_FALSE(processor.TryApply(none, 1).ok());
+}
