@@ -8,8 +8,8 @@ use proxytune::backend::llama::{LlamaModel, SamplerOptions};
 use proxytune::config::{Control, OnError, Speculate};
 use proxytune::decode::RunOptions;
 use proxytune::host::blackbox::{
-    Advisers, Ask, BlackBox, Choosing, Draft, Finish, Ids, Job, Local, Offers, Outcome, Prompt, Way, Written,
-    choose, generate, weigh,
+    Advisers, Ask, BlackBox, Choosing, Draft, Finish, Ids, Job, Local, Offers, Outcome, Prompt, Way, Weight,
+    Written, choose, generate, weigh,
 };
 use proxytune::pair::History;
 use proxytune::{Error, Result};
@@ -233,7 +233,8 @@ fn choices_by_letter_are_the_same_from_few_tokens_as_from_all_where_they_are_vis
     let _turn = take_turns();
     let bench = Bench::new();
     let (few, all) = (bench.local(40, |_| {}), bench.local(bench.host.vocab_len(), |_| {}));
-    let mut visible = 0;
+    let (mut visible, mut weights) = (0, [0.0, 0.5, 1.0, 1.0].map(Weight::from));
+    weights[3].cap = Some(1e-3);
     for text in ["Question: Which?\nA. x\nB. y\nAnswer:", "It", "The file is", "    return"] {
         let prompt = Prompt::Text(text.into());
         let written = Written::default();
@@ -247,12 +248,14 @@ fn choices_by_letter_are_the_same_from_few_tokens_as_from_all_where_they_are_vis
         options.sort();
         options.dedup();
         options.truncate(4);
-        let ask =
-            |host| block(choose(host, &bench.advisers, &prompt, None, &options, &[0.0, 0.5, 1.0])).unwrap();
+        let ask = |host| block(choose(host, &bench.advisers, &prompt, None, &options, &weights)).unwrap();
         let (some, whole) = (ask(&few), ask(&all));
         assert!(whole.visible == options.len() && options.len() == 4, "{options:?}");
         assert_eq!(whole.host, whole.shifted[0], "alpha 0 is the host");
         assert_eq!((some.tuned, some.untuned), (whole.tuned, whole.untuned));
+        // Under a cap of next to nothing the host has the word.
+        assert!(whole.scores[3].iter().zip(&whole.scores[0]).all(|(a, b)| (a - b).abs() < 0.01));
+        assert_ne!(whole.scores[2], whole.scores[0]);
         for (some, whole) in some.scores.iter().zip(&whole.scores) {
             for (some, whole) in some.iter().zip(whole).filter(|(some, _)| some.is_finite()) {
                 // A form with and one without a space may not both be visible.

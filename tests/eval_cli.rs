@@ -258,6 +258,9 @@ fn task_files_that_are_broken_say_where() {
     let files = Files::new();
     let good = r#"{"question": "a?", "answer": "b"}"#;
     for (name, text, said) in [
+        ("one.jsonl", "\n{\"question\": \"a?\"}".into(), &["no task that is known"]),
+        ("alone.jsonl", r#"{"question": "a?", "answer": {}}"#.into(), &["line 1", "`answer`"]),
+        ("list.jsonl", format!("{good}\n[1]\n"), &["line 2 is a list", "an object"]),
         ("torn.jsonl", format!("{good}\n{good}\n{{\"question\": \"a"), &["line 3", "not JSON"][..]),
         ("missing.jsonl", format!("{good}\n{{\"question\": \"a?\"}}\n"), &["line 2", "`answer`", "missing"]),
         (
@@ -302,7 +305,8 @@ fn files_that_cannot_be_written_are_refused_before_any_model_is_loaded() {
     let mut command = Command::cargo_bin("proxytune").unwrap();
     let assert =
         command.current_dir(path("")).env("XDG_CACHE_HOME", files.0.path()).arg("eval").args(flags).assert();
-    assert.code(2).stderr(contains("report.html").and(contains("cannot be written")));
+    let assert = assert.code(2).stderr(contains("report.html").and(contains("cannot be written")));
+    assert.stderr(contains("tmp").count(missing.to_str().unwrap().matches("tmp").count()));
     let folder = files.0.path().to_str().unwrap();
     refuses(files.0.path(), &["--text", &text, "--report", folder], &["cannot be written"]);
     refuses(files.0.path(), &["--text", &text, "--journal", folder], &["journal"]);
@@ -315,6 +319,41 @@ fn files_that_cannot_be_written_are_refused_before_any_model_is_loaded() {
     );
     assert!(!page.exists(), "no empty page is left behind");
     assert_eq!(std::fs::read_dir(files.path("proxytune/eval")).unwrap().count(), 0, "nor a journal");
+}
+
+#[test]
+fn flags_that_would_do_nothing_are_refused() {
+    let files = Files::new();
+    let gsm = files.lines("gsm.jsonl", &[json!({ "question": "1 + 1?", "answer": "#### 2" })]);
+    for flags in [["--samples", "2"], ["--k", "1,2"], ["--stride", "4"]] {
+        refuses(files.0.path(), &[&["--task", &gsm][..], &flags].concat(), &[flags[0]]);
+    }
+    for flags in [["--match", "exact"], ["--max-tokens", "4"], ["--stop", "."], ["--samples", "2"]] {
+        let choices = ["--task", "tests/tasks/truthfulqa.jsonl"];
+        refuses(files.0.path(), &[&choices[..], &flags].concat(), &[flags[0], "truthfulqa"]);
+    }
+    refuses(files.0.path(), &["--text", &gsm, "--limit", "1"], &["--limit"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_page_that_cannot_be_written_in_the_end_costs_no_result() {
+    let _turn = take_turns();
+    let files = Files::new();
+    let text = files.text(2000);
+    let flags = ["--text", &text, "--window", "64", "--stride", "32", "--alpha-schedule", "stop:8"];
+    let full = [&flags[..], &["--report", "/dev/full"]].concat();
+    let said = eval(files.0.path(), &full).assert().code(2);
+    let said = said.stdout(contains("windows of 64, one every 32").and(contains("(best)")));
+    said.stdout(contains("schedule of alpha")).stderr(contains("/dev/full").and(contains("are kept")));
+    let page = files.path("page.html");
+    std::fs::write(&page, "an earlier one").unwrap();
+    let again = [&flags[..], &["--report", page.to_str().unwrap()]].concat();
+    eval(files.0.path(), &again).assert().success().stderr(contains("going on with"));
+    let written = std::fs::read_to_string(&page).unwrap();
+    assert!(written.contains("</html>") && written.contains("64 tokens, one every 32"));
+    let names: Vec<_> = std::fs::read_dir(files.0.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 3, "a text, a page, the cache and nothing else: {names:?}");
 }
 
 #[test]

@@ -5,7 +5,13 @@ mod common;
 
 use common::{fixture_config, models, path, take_turns};
 use proxytune::Error;
-use proxytune::eval::{self, Column, Items, Journal, Metric, Passage, PromptOptions, Report, Scorer, Setup};
+use proxytune::backend::llama::SamplerOptions;
+use proxytune::config::{Control, Speculate};
+use proxytune::decode::{Job, RunOptions};
+use proxytune::eval::{
+    self, Column, Items, Journal, Metric, Passage, PromptOptions, Report, Scorer, Setup, Window,
+};
+use proxytune::pair::History;
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
 
@@ -29,7 +35,7 @@ fn expected() -> Value {
     serde_json::from_str(&std::fs::read_to_string(path("tests/golden/evaluation.json")).unwrap()).unwrap()
 }
 
-fn score(setup: &Setup, window: usize, journal: &mut Journal) -> Report {
+fn score(setup: &Setup, window: impl Into<Window>, journal: &mut Journal) -> Report {
     eval::text(setup, &text(), window, journal, &mut |_| ControlFlow::Continue(())).unwrap()
 }
 
@@ -162,4 +168,90 @@ fn texts_and_windows_that_cannot_be_scored_are_refused() {
     assert!(refused("some words here", 1).contains("--window"));
     assert!(refused("some words here", 100_000).contains("context"));
     assert!(refused("x", 512).contains("two tokens"));
+}
+
+/// Negative log-likelihoods of passages under the trio's settings, by passage and column.
+fn nats(setup: &Setup, passages: &[Passage]) -> Vec<Vec<f64>> {
+    let longest = passages.iter().map(|p| p.tokens().len()).max().unwrap();
+    let mut scorer = Scorer::new(&setup.config, &setup.models, None, &setup.alphas, longest).unwrap();
+    let mut found = vec![Vec::new(); passages.len()];
+    let mut done = |index: usize, nats| {
+        found[index] = nats;
+        Ok(())
+    };
+    scorer.score(passages, &mut done, &mut |_| ControlFlow::Continue(())).unwrap();
+    found
+}
+
+fn passage(prompt: &[u32], rest: &[u32]) -> Passage {
+    let mut passage = Passage::new(prompt.to_vec(), None);
+    passage.extend(rest);
+    passage
+}
+
+#[test]
+fn a_window_that_slides_scores_each_token_once_after_all_that_it_holds() {
+    let _turn = take_turns();
+    let setup = setup(16);
+    let tokens = setup.models.host.tokenize(&text(), false);
+    let bytes: Vec<u8> = tokens[..50].iter().flat_map(|&t| setup.models.host.piece(t, false)).collect();
+    let short = String::from_utf8(bytes).unwrap();
+    let tokens = setup.models.host.tokenize(&short, false);
+    let bits = |window: Window| {
+        let listen = &mut |_| ControlFlow::Continue(());
+        eval::text(&setup, &short, window, &mut Journal::none(), listen).unwrap()
+    };
+    let (report, count) = (bits(Window { tokens: 8, stride: 1 }), tokens.len());
+    assert!(report.size.starts_with(&format!("{} tokens ", count - 1)), "{}", report.size);
+    assert!(report.size.ends_with("windows of 8, one every 1"), "{}", report.size);
+    // The first window as a whole, then token by token.
+    let one = |i: usize| passage(&tokens[i - 7..i], &tokens[i..=i]);
+    let by_hand: Vec<Passage> =
+        std::iter::once(passage(&tokens[..1], &tokens[1..8])).chain((8..count).map(one)).collect();
+    let sums = nats(&setup, &by_hand);
+    let bytes: usize = tokens[1..].iter().map(|&t| setup.models.host.piece(t, false).len()).sum();
+    let host = sums.iter().map(|s| s[0]).sum::<f64>() / std::f64::consts::LN_2 / bytes as f64;
+    assert!((report.metrics[0].host - host).abs() < 1e-6, "{} {host}", report.metrics[0].host);
+    let whole = bits(Window { tokens: 500, stride: 3 });
+    assert_eq!(whole.metrics[0].host, bits(500.into()).metrics[0].host, "one window reaches all");
+    let refused = |stride: usize| {
+        let window = Window { tokens: 8, stride };
+        let listen = &mut |_| ControlFlow::Continue(());
+        eval::text(&setup, &short, window, &mut Journal::none(), listen).unwrap_err().to_string()
+    };
+    assert!(refused(0).contains("--stride") && refused(9).contains("1 to 8"));
+}
+
+#[test]
+fn schedule_and_guards_count_in_a_given_text_as_they_do_in_the_same_text_generated() {
+    let _turn = take_turns();
+    let mut setup = setup(1);
+    setup.alphas = vec![1.0];
+    let prompt = setup.models.host.tokenize("import os\n\ndef ", false);
+    for (schedule, cap, guard) in
+        [("constant", 0.0, 0), ("warm-up:9,stop:20", 0.0, 0), ("decay:12", 0.5, 0), ("constant", 0.25, 2)]
+    {
+        let tuning = &mut setup.config.proxy_tuning;
+        (tuning.alpha_schedule, tuning.shift_cap) = (schedule.parse().unwrap(), cap);
+        (tuning.repetition_guard, tuning.speculate) = (guard, Speculate::Off);
+        assert_eq!(tuning.control() == Control::default(), (schedule, cap, guard) == ("constant", 0.0, 0));
+        let run = RunOptions { sequences: 1, longest: 64, ..RunOptions::default() };
+        let job = Job {
+            history: History::new(prompt.clone(), None),
+            alpha: 1.0,
+            sampler: SamplerOptions::default(),
+            max_tokens: 40,
+            stops: vec![],
+            control: true,
+            ignore_end: true,
+        };
+        let mut decoder = setup.models.decoder(&setup.config, run).unwrap();
+        let outcome =
+            decoder.generate(vec![job], true, &mut |_| ControlFlow::Continue(())).unwrap().remove(0);
+        let tokens: Vec<u32> = outcome.positions.iter().map(|p| p.token).collect();
+        let told: f64 =
+            outcome.positions.iter().map(|p| -f64::from(p.probabilities.unwrap().shifted).ln()).sum();
+        let found = nats(&setup, &[passage(&prompt, &tokens)]);
+        assert!((found[0][3] - told).abs() < 0.01, "{schedule} {cap} {guard}: {} {told}", found[0][3]);
+    }
 }

@@ -44,6 +44,9 @@ fn triviaqa_is_read_in_both_forms() {
         let (kind, Items::Asks(asks)) = items(text) else { panic!("asks") };
         assert_eq!((kind, &asks[0]), (Kind::TriviaQa, &expected));
     }
+    let verified = r#"{"Data": [{"Answer": {"Aliases": [], "HumanAnswers": ["Sunset"], "Value": "Boulevard"}, "Question": "?"}]}"#;
+    let Items::Asks(asks) = items(verified).1 else { panic!("asks") };
+    assert_eq!(asks[0].answers, ["Boulevard", "Sunset"], "what people said is right too");
 }
 
 #[test]
@@ -53,6 +56,8 @@ fn gsm8k_and_humaneval_are_told_by_their_fields() {
     let human = r#"{"task_id": "HumanEval/0", "prompt": "def f():\n", "entry_point": "f", "canonical_solution": "", "test": "def check(f):\n    pass"}"#;
     let (kind, Items::Problems(problems)) = items(human) else { panic!("problems") };
     assert_eq!((kind, problems[0].entry_point.as_str()), (Kind::HumanEval, "f"));
+    // So does the mark that some editors put at the beginning.
+    assert_eq!(items(&format!("\u{feff}{gsm}\n{gsm}")).1.len(), 2);
     // Blank lines and a missing one at the end do no harm.
     assert_eq!(items(&format!("\n{gsm}\n\n{gsm}")).1.len(), 2);
 }

@@ -3,7 +3,7 @@
 use super::Journal;
 use super::bootstrap::Items;
 use super::generation::{GenerationOptions, Prompt, Verdict, Verdicts, generate};
-use super::report::{Example, Metric, Report};
+use super::report::{Example, Metric, Report, counted};
 use super::rule::Rule;
 use super::setup::{Listen, Setup, check_alphas};
 use super::task::{Ask, Kind};
@@ -46,7 +46,7 @@ pub fn answers(
     let metrics = vec![Metric::new("accuracy", false, &columns, &scores).over(&items)];
     let expected = |i: usize| asks[i].answers.first().cloned().unwrap_or_default();
     let examples = examples(setup, &metrics[0], &verdicts, |i| (asks[i].question.clone(), expected(i)));
-    let size = format!("{} questions", asks.len());
+    let size = counted(asks.len(), "question");
     Ok(Report { task: kind.name().into(), size, metrics, notes, examples, ..Report::default() })
 }
 

@@ -5,7 +5,7 @@
 
 use super::bootstrap::Items;
 use super::prompts::{PromptOptions, Prompts};
-use super::report::{Metric, Report};
+use super::report::{Metric, Report, counted};
 use super::setup::{Listen, Progress, Setup, check_alphas};
 use super::sweep::{Passage, Scorer};
 use super::task::{Choice, Question};
@@ -79,7 +79,7 @@ pub fn choices(
         Metric::new(unit, false, &columns, &mean(which)).over(&items)
     };
     let metrics = vec![metric("mc1", 0), metric("mc2", 1)];
-    let size = format!("{total} questions");
+    let size = counted(total, "question");
     Ok(Report { task: "truthfulqa".into(), size, metrics, notes: prompts.notes(), ..Report::default() })
 }
 

@@ -5,7 +5,7 @@ use super::answers::examples;
 use super::bootstrap::Items;
 use super::contain::{Cell, Ending};
 use super::generation::{GenerationOptions, Prompt, Verdict, generate};
-use super::report::{Metric, Report};
+use super::report::{Metric, Report, counted};
 use super::setup::{Listen, Setup, check_alphas};
 use super::task::Problem;
 use crate::error::{Error, Result};
@@ -47,7 +47,8 @@ pub fn code(
     let metrics: Vec<Metric> = ks.iter().map(metric).collect();
     let examples = examples(setup, &metrics[0], &verdicts, |i| (problems[i].prompt.clone(), String::new()));
     notes.push(how_contained(cell, &trial));
-    let size = format!("{} problems, {} samples of each", problems.len(), options.samples);
+    let size =
+        format!("{}, {} of each", counted(problems.len(), "problem"), counted(options.samples, "sample"));
     Ok(Report { task: "humaneval".into(), size, metrics, notes, examples, ..Report::default() })
 }
 

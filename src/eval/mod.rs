@@ -55,4 +55,4 @@ pub use rule::Rule;
 pub use setup::{Listen, Progress, Setup, check_alphas};
 pub use sweep::{Direct, Passage, Scorer};
 pub use task::{Ask, Choice, Items, Kind, Problem, Question, read, read_text};
-pub use text::{CALIBRATION_GRID, calibrate, text};
+pub use text::{CALIBRATION_GRID, Window, calibrate, text};

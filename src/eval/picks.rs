@@ -3,12 +3,14 @@
 
 use super::bootstrap::Items;
 use super::realtimeqa::Pick;
-use super::report::{Metric, Report};
+use super::report::{Metric, Report, counted};
 use super::setup::{Listen, Progress, check_alphas};
 use super::{Column, Journal};
+use crate::combine::Control;
 use crate::error::{Error, Result};
-use crate::host::blackbox::{Advisers, Answered, BlackBox, Prompt, choose};
+use crate::host::blackbox::{Advisers, Answered, BlackBox, Prompt, Weight, choose};
 use crate::prompt::Message;
+use crate::vocab::Token;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -21,6 +23,8 @@ pub struct PickOptions {
     pub tuned_system: Option<String>,
     /// As a user's message.
     pub chat: bool,
+    /// Schedule and guards: a letter is the first token of an answer.
+    pub control: Control,
 }
 
 /// What is kept of a question.
@@ -46,6 +50,9 @@ pub async fn picks(
 ) -> Result<Report> {
     check_alphas(alphas)?;
     let columns = Column::all(false, alphas);
+    let control = &options.control;
+    let weight = |&alpha: &f32| Weight { alpha: control.weight::<Token>(alpha, &[]), cap: control.cap };
+    let weights: Vec<Weight> = alphas.iter().map(weight).collect();
     let (total, mut scored) = (questions.len(), Vec::with_capacity(questions.len()));
     for (number, question) in questions.iter().enumerate() {
         let progress = Progress { done: number as u64, total: total as u64, unit: "questions" };
@@ -61,7 +68,7 @@ pub async fn picks(
         let prompt =
             if options.chat { Prompt::Chat(vec![Message::new("user", &text)]) } else { Prompt::Text(text) };
         let system = options.tuned_system.as_deref();
-        let answered = choose(host, advisers, &prompt, system, &question.letters(), alphas).await?;
+        let answered = choose(host, advisers, &prompt, system, &question.letters(), &weights).await?;
         let one = score(question, &answered);
         journal.put(key, record(&one, &columns))?;
         scored.push(one);
@@ -75,7 +82,7 @@ pub async fn picks(
     let items = Items::alike((0..columns.len()).map(one).collect());
     let metrics = vec![Metric::new("accuracy", false, &columns, &scores).over(&items)];
     let notes = notes(questions, &scored);
-    let size = format!("{total} questions");
+    let size = counted(total, "question");
     Ok(Report { task: "realtimeqa".into(), size, metrics, notes, ..Report::default() })
 }
 

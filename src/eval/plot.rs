@@ -44,6 +44,24 @@ fn padded(values: impl Iterator<Item = f64> + Clone, share: f64) -> std::ops::Ra
     low - room..high + room
 }
 
+/// A range that is not too small for its ticks.
+fn wide(range: std::ops::Range<f64>, least: f64) -> std::ops::Range<f64> {
+    let lacking = (least - (range.end - range.start)).max(0.0) / 2.0;
+    range.start - lacking..range.end + lacking
+}
+
+/// The range of an axis of scores: wide enough for its ticks to differ as they are written, and no shares that cannot be.
+fn scores(metric: &Metric, values: impl Iterator<Item = f64> + Clone) -> std::ops::Range<f64> {
+    let least = if metric.is_share { 0.1 } else { 0.01 };
+    let std::ops::Range { mut start, mut end } = wide(padded(values, 0.08), least);
+    if metric.is_share {
+        let rim = 0.02 * (end - start);
+        (start, end) = (start.max(-rim), end.min(1.0 + rim));
+        if start < 0.0 { end = end.max(start + least) } else { start = start.min(end - least) }
+    }
+    start..end
+}
+
 /// Score against alpha, the gap closed at each point, and the other models as levels.
 pub(super) fn sweep(metric: &Metric) -> Result<String> {
     let mut svg = String::new();
@@ -55,11 +73,11 @@ pub(super) fn sweep(metric: &Metric) -> Result<String> {
         if points.iter().all(|p| p.0 != 0.0) {
             points.push((0.0, metric.host, None));
         }
+        let x = wide(padded(points.iter().map(|p| p.0), 0.04), 0.1);
         points.retain(|p| p.1.is_finite());
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         let models = models(metric);
-        let y = padded(points.iter().map(|p| p.1).chain(models.iter().map(|m| m.2)), 0.08);
-        let x = padded(points.iter().map(|p| p.0), 0.04);
+        let y = scores(metric, points.iter().map(|p| p.1).chain(models.iter().map(|m| m.2)));
         // Room at the right for the levels' names.
         let (plot, names) = area.split_horizontally(720);
         let mut chart = ChartBuilder::on(&plot)
@@ -107,7 +125,7 @@ fn mesh(chart: &mut Chart<'_, '_>, metric: &Metric) -> Result<()> {
         .y_desc(metric.axis())
         .axis_desc_style(("system-ui, sans-serif", 16).into_font().color(&INK))
         .label_style(("system-ui, sans-serif", 15).into_font().color(&INK))
-        .x_label_formatter(&|x| format!("{}", (x * 1000.0).round() / 1000.0))
+        .x_label_formatter(&|x| format!("{}", (x * 1000.0).round() / 1000.0 + 0.0))
         .y_label_formatter(&|y| metric.tick(*y))
         .draw()
         .map_err(failed)
@@ -174,7 +192,39 @@ pub(super) fn standing(metric: &Metric) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Column;
     use super::*;
+
+    /// The texts of a plot that are anchored so.
+    fn labels(svg: &str, at: &str) -> Vec<String> {
+        let texts = svg.split("<text ").skip(1).filter(|text| text.contains(at));
+        texts.filter_map(|text| Some(text.split_once('>')?.1.split('<').next()?.trim().to_owned())).collect()
+    }
+
+    #[test]
+    fn ticks_differ_and_shares_stay_within_what_can_be_however_close_scores_are() {
+        let columns = Column::all(false, &[0.5, 1.0]);
+        for (unit, all) in [
+            ("accuracy", [0.0; 5]),
+            ("accuracy", [1.0; 5]),
+            ("accuracy", [0.0, 1.0, 0.5, 0.2, 0.1]),
+            ("accuracy", [0.512, 0.513, 0.514, 0.515, 0.513]),
+            ("bits_per_byte", [1.2; 5]),
+            ("bits_per_byte", [1.2, 1.2001, 1.2002, f64::INFINITY, f64::INFINITY]),
+        ] {
+            let metric = Metric::new(unit, unit == "bits_per_byte", &columns, &all);
+            let svg = sweep(&metric).unwrap();
+            for (axis, anchor) in [("scores", "text-anchor=\"end\""), ("alpha", "text-anchor=\"middle\"")] {
+                let ticks = labels(&svg, anchor);
+                let ticks: Vec<f64> =
+                    ticks.iter().filter_map(|t| t.trim_end_matches(" %").parse().ok()).collect();
+                assert!(ticks.len() > 3, "{all:?}, {axis}: {ticks:?}");
+                assert!((1..ticks.len()).all(|i| !ticks[..i].contains(&ticks[i])), "{axis}: {ticks:?}");
+                assert!(ticks.iter().all(|t| t.is_sign_positive()), "{all:?}, {axis}: {ticks:?}");
+                assert!(axis == "alpha" || ticks.iter().all(|t| *t <= 100.0), "{all:?}: {ticks:?}");
+            }
+        }
+    }
 
     #[test]
     fn labels_that_would_cover_each_other_move_apart_and_others_stay() {

@@ -119,11 +119,16 @@ impl Metric {
         let Some(best) = self.best() else { return Vec::new() };
         let mut warnings = Vec::new();
         let unit = self.unit_in_words();
+        if best.score == f64::INFINITY {
+            warnings.push(format!(
+                "under the rule some of the text has no probability at all, so its {unit} are infinite: score it with mask = 0, or a task"
+            ));
+        }
         for (name, score, why) in [
             ("host", self.host, "the shift does harm here: leave it out, or try a smaller alpha"),
             ("tuned proxy", self.tuned, "the tuned proxy alone is better and cheaper here"),
         ] {
-            if self.is_worse(best.score, score) {
+            if best.score.is_finite() && self.is_worse(best.score, score) {
                 let Shifted { alpha, score: shifted, .. } = best;
                 let which = match self.shifted.len() {
                     1 => format!("alpha {alpha}"),
@@ -158,7 +163,7 @@ impl Metric {
 
     /// A score at an axis.
     pub(super) fn tick(&self, score: f64) -> String {
-        if self.is_share { percent(score) } else { format!("{}", (score * 1000.0).round() / 1000.0) }
+        if self.is_share { percent(score) } else { format!("{}", (score * 1000.0).round() / 1000.0 + 0.0) }
     }
 
     /// What an axis is called.
@@ -203,7 +208,13 @@ impl Metric {
 
 /// A share of the gap, for people.
 pub fn percent(share: f64) -> String {
-    format!("{:.0} %", share * 100.0)
+    // Never -0.
+    format!("{:.0} %", (share * 100.0).round() + 0.0)
+}
+
+/// So many of something, which has no irregular plural.
+pub(super) fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 fn percent_of(score: f64) -> String {
@@ -313,6 +324,12 @@ mod tests {
         assert_eq!(said.len(), 3, "{said:?}");
         assert!(said[0].contains("even the best alpha, 1,") && said[0].contains("host"), "{said:?}");
         assert!(said[1].contains("tuned proxy") && said[2].contains("no gap"), "{said:?}");
+    }
+
+    #[test]
+    fn what_a_mask_rules_out_is_no_harm_of_the_shift() {
+        let said = metric(true, 1.0, 1.2, None, &[(0.5, f64::INFINITY), (1.0, f64::INFINITY)]).warnings();
+        assert!(said.len() == 1 && said[0].contains("mask = 0"), "{said:?}");
     }
 
     #[test]

@@ -72,8 +72,10 @@ fn normal(text: &str) -> String {
     // An apostrophe joins: it's is its.
     let text: String =
         text.to_lowercase().chars().filter(|c| !matches!(c, '\'' | '’' | '´' | '`')).map(plain).collect();
-    let words = text.split_whitespace().filter(|word| !["a", "an", "the"].contains(word));
-    words.collect::<Vec<_>>().join(" ")
+    let words = || text.split_whitespace();
+    let without: Vec<_> = words().filter(|word| !["a", "an", "the"].contains(word)).collect();
+    // An answer may be an article, such as a blood group.
+    if without.is_empty() { words().collect::<Vec<_>>().join(" ") } else { without.join(" ") }
 }
 
 fn number(text: &str) -> Option<String> {
@@ -112,6 +114,9 @@ mod tests {
         assert!(right("exact", "St. John's", &["st johns"]));
         assert!(!right("exact", "The Beatles and others", &["Beatles"]));
         assert!(!right("exact", "", &["Beatles"]));
+        assert!(
+            right("exact", "A.", &["a"]) && !right("exact", "", &["A"]) && !right("exact", "the", &["A"])
+        );
     }
 
     #[test]

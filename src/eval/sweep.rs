@@ -7,7 +7,7 @@ use super::column::Column;
 use super::reading::Reading;
 use super::table::{Active, Measure, Scores, Segment, Side, Table};
 use crate::backend::llama::{ContextOptions, LlamaContext, LlamaModel, ThreadPool};
-use crate::combine::{ProxyTuning, Rule};
+use crate::combine::{Control, ProxyTuning, Rule};
 use crate::config::Config;
 use crate::decode::{Models, NAMES};
 use crate::error::{Error, Result};
@@ -60,6 +60,7 @@ pub struct Scorer {
     sides: Vec<Side>,
     alphas: Vec<f32>,
     rule: Arc<dyn Rule>,
+    control: Control,
     threads: usize,
     /// Most rows in memory at once, for each model.
     rows: usize,
@@ -92,7 +93,8 @@ impl Scorer {
         }
         let rule = tuning.combine.rule()?;
         alphas.iter().try_for_each(|&alpha| rule.check_alpha(alpha))?;
-        Ok(Self { alphas: alphas.to_vec(), rule, ..Self::over(config, seats, longest)? })
+        let control = tuning.control();
+        Ok(Self { alphas: alphas.to_vec(), rule, control, ..Self::over(config, seats, longest)? })
     }
 
     /// The same for any models, host first, with no alphas.
@@ -125,7 +127,8 @@ impl Scorer {
         let (models, sides): (Vec<_>, Vec<_>) = all.into_iter().unzip();
         let vocab = sides.iter().map(|side| side.map.proxy_len()).max().unwrap_or(1);
         let rows = (ROW_BYTES / 4 / vocab.max(1)).clamp(16, 4 * BATCH);
-        Ok(Self { models, sides, alphas: Vec::new(), rule: Arc::new(ProxyTuning), threads, rows, slots })
+        let (rule, control) = (Arc::new(ProxyTuning), Control::default());
+        Ok(Self { models, sides, alphas: Vec::new(), rule, control, threads, rows, slots })
     }
 
     /// Lowers the number of rows of one model that are in memory at once, where memory is tight. A longer passage is
@@ -151,8 +154,8 @@ impl Scorer {
         done: &mut dyn FnMut(usize, Vec<f64>) -> Result<()>,
         listen: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<()> {
-        let (alphas, rule) = (self.alphas.clone(), self.rule.clone());
-        let scores = Scores { models: self.sides.len(), alphas: &alphas, rule: &*rule };
+        let (alphas, rule, control) = (self.alphas.clone(), self.rule.clone(), self.control);
+        let scores = Scores { models: self.sides.len(), alphas: &alphas, rule: &*rule, control };
         self.run(passages, &scores, &mut |_, _| {}, done, listen)
     }
 

@@ -3,10 +3,10 @@
 use super::likelihood::nats;
 use super::reading::Reading;
 use super::sweep::Passage;
-use crate::combine::{Logits, Rule};
+use crate::combine::{Control, Logits, Rule};
 use crate::error::{Error, Result};
 use crate::pair::Work;
-use crate::vocab::TokenMap;
+use crate::vocab::{Token, TokenMap};
 use std::ops::Range;
 
 /// One model's rows, and how to read them.
@@ -97,6 +97,11 @@ impl Table<'_> {
         self.active[self.segments[segment].passage].passage.generated()[token] as usize
     }
 
+    /// What stands between the prompt and a unit's token.
+    pub fn before(&self, (segment, token): Unit) -> &[Token] {
+        &self.active[self.segments[segment].passage].passage.generated()[..token]
+    }
+
     /// The row of model `which` that predicts a unit's token.
     pub fn row(&self, unit: Unit, which: usize) -> Result<&[f32]> {
         self.row_at(unit, which, self.reading(unit, which).begin(unit.1) - 1)
@@ -137,6 +142,8 @@ pub(super) struct Scores<'a> {
     pub models: usize,
     pub alphas: &'a [f32],
     pub rule: &'a dyn Rule,
+    /// Schedule and guards: they count as if the passage's tokens were being generated.
+    pub control: Control,
 }
 
 impl Measure for Scores<'_> {
@@ -164,10 +171,12 @@ impl Measure for Scores<'_> {
         let [advice, shifted] = scratch;
         advice.resize(host.len(), 0.0);
         self.rule.advise(advice, [(tuned, &table.sides[1].map), (untuned, &table.sides[2].map)])?;
+        let before = table.before(unit);
         for (score, &alpha) in alphas.iter_mut().zip(self.alphas) {
             shifted.clear();
             shifted.extend_from_slice(host);
-            self.rule.apply(Logits::F32(shifted), advice, alpha)?;
+            let weight = self.control.weight(alpha, before);
+            self.rule.apply_within(Logits::F32(shifted), advice, weight, self.control.cap)?;
             *score = nats(shifted, table.target(unit));
         }
         Ok(())

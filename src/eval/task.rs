@@ -227,11 +227,13 @@ fn records(path: &Path, text: &str) -> Result<Vec<(String, Value)>> {
         let what = format!("line {line} is not JSON ({reason}, column {})", e.column());
         Error::file(path, what, "expected one JSON object a line, or a JSON array of objects")
     };
+    // Some editors begin a file with a mark.
+    let text = text.trim_start_matches('\u{feff}');
     // A document over several lines, or an array: as a whole. TriviaQA keeps its records below `Data`.
     let lines = || text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let first_line: serde_json::Result<Value> =
         serde_json::from_str(lines().next().map_or("", |(_, line)| line));
-    if first_line.as_ref().is_ok_and(Value::is_object) && lines().nth(1).is_some() {
+    if first_line.as_ref().is_ok_and(|record| record.is_object() && record.get("Data").is_none()) {
         let record = |(i, line): (usize, &str)| match serde_json::from_str(line) {
             Ok(value) => Ok((format!("line {}", i + 1), value)),
             Err(e) => Err(broken(i + 1, &e)),
@@ -261,6 +263,10 @@ struct Records<'a> {
 impl Records<'_> {
     fn map<T>(&self, limit: usize, convert: fn(&Value) -> Field<T>) -> Result<Vec<T>> {
         let one = |(name, record): &(String, Value)| {
+            if !record.is_object() {
+                let what = format!("{name} is {}", kind_of(record));
+                return Err(Error::file(self.path, what, "expected an object, such as {\"question\": …}"));
+            }
             convert(record).map_err(|(field, what)| {
                 let help = "correct that record, or say with --as what the file is";
                 Error::file(self.path, format!("{name}: field `{field}`: {what}"), help)
@@ -358,7 +364,9 @@ fn triviaqa(record: &Value) -> Field<Ask> {
     };
     let answers: Vec<String> = match record.get(field) {
         Some(Value::Object(answer)) => {
-            let names = if original { ["Value", "Aliases"] } else { ["value", "aliases"] };
+            // What people answered, where it differs, is right as well.
+            let names =
+                if original { ["Value", "Aliases", "HumanAnswers"] } else { ["value", "aliases", ""] };
             names.iter().flat_map(|name| strings(answer.get(*name))).collect()
         }
         other => strings(other),

@@ -1,11 +1,11 @@
 //! How well the models predict a text: bits per byte and perplexity.
 //!
-//! The text is cut into windows side by side. The first token of each window is not scored, since nothing in the window
-//! predicts it; the bits of all others are divided by the bytes that they spell. Bytes, not tokens, make models of
-//! different vocabularies comparable.
+//! The text is cut into windows, side by side or overlapping. What nothing in its window predicts, the first token of each one
+//! side by side, is not scored; the bits of all others are divided by the bytes that they spell. Bytes, not tokens, make
+//! models of different vocabularies comparable.
 
 use super::bootstrap::Items;
-use super::report::{Metric, PERPLEXITY, Report};
+use super::report::{Metric, PERPLEXITY, Report, counted};
 use super::setup::{Listen, Progress, Setup, check_alphas};
 use super::sweep::{Passage, Scorer};
 use super::{Column, Journal};
@@ -18,7 +18,25 @@ use serde_json::{Value, json};
 pub const CALIBRATION_GRID: [f32; 17] =
     [0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25, 1.375, 1.5, 1.625, 1.75, 1.875, 2.0];
 
-/// Scores a text in windows of `window` tokens: bits per byte, then perplexity, both lower the better.
+/// How a text is cut up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Tokens of a window.
+    pub tokens: usize,
+    /// Tokens from the beginning of one window to that of the next. Less than a window has makes a sliding window: of each
+    /// but the first only what the one before did not reach is scored, so every token has at least `tokens - stride` before it.
+    pub stride: usize,
+}
+
+/// Side by side.
+impl From<usize> for Window {
+    fn from(tokens: usize) -> Self {
+        Self { tokens, stride: tokens }
+    }
+}
+
+/// Scores a text in windows: bits per byte, then perplexity, both lower the better. Schedule and guards of the shift count each
+/// window's scored tokens as a generated text.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a text without two tokens or a window that no context holds; when a model or the journal
@@ -26,11 +44,12 @@ pub const CALIBRATION_GRID: [f32; 17] =
 pub fn text(
     setup: &Setup,
     text: &str,
-    window: usize,
+    window: impl Into<Window>,
     journal: &mut Journal,
     listen: &mut Listen<'_>,
 ) -> Result<Report> {
     check_alphas(&setup.alphas)?;
+    let window = window.into();
     let windows = Windows::cut(setup, text, window)?;
     let columns = setup.columns();
     let mut scores: Vec<Option<Vec<f64>>> =
@@ -64,7 +83,13 @@ pub fn text(
         Metric::new("bits_per_byte", true, &columns, &per(&|n| n / bytes)).over(&items),
         Metric::new(PERPLEXITY, true, &columns, &per(&|n| (n / total as f64).exp())),
     ];
-    let size = format!("{total} tokens ({} bytes) in {} windows of {window}", windows.bytes, scores.len());
+    let Window { tokens, stride } = window;
+    let every = if stride < tokens { format!(", one every {stride}") } else { String::new() };
+    let size = format!(
+        "{total} tokens ({} bytes) in {} of {tokens}{every}",
+        windows.bytes,
+        counted(scores.len(), "window")
+    );
     Ok(Report { task: "text".into(), size, metrics, ..Report::default() })
 }
 
@@ -75,7 +100,7 @@ pub fn text(
 pub fn calibrate(
     setup: &mut Setup,
     calibration: &str,
-    window: usize,
+    window: impl Into<Window>,
     listen: &mut Listen<'_>,
 ) -> Result<Metric> {
     let alphas = std::mem::replace(&mut setup.alphas, CALIBRATION_GRID.to_vec());
@@ -115,7 +140,8 @@ pub(super) struct Windows {
 }
 
 impl Windows {
-    pub fn cut(setup: &Setup, text: &str, window: usize) -> Result<Self> {
+    pub fn cut(setup: &Setup, text: &str, window: impl Into<Window>) -> Result<Self> {
+        let Window { tokens: window, stride } = window.into();
         let host = &setup.models.host;
         let begin: Vec<Token> = setup.begin().into_iter().collect();
         let (context, whose) = setup.context();
@@ -124,13 +150,23 @@ impl Windows {
             let expected = format!("2 to {most} tokens, which is what the {whose}'s context holds");
             return Err(Error::invalid("--window", window, expected));
         }
+        if stride == 0 || stride > window {
+            let expected = format!("1 to {window} tokens, as many as a window has");
+            return Err(Error::invalid("--stride", stride, expected));
+        }
         let tokens = host.tokenize_bytes(text.as_bytes(), false, false);
-        let passage = |tokens: &[Token]| {
-            let mut passage = Passage::new([&begin, &tokens[..1]].concat(), None);
-            passage.extend(&tokens[1..]);
-            passage
-        };
-        let passages: Vec<Passage> = tokens.chunks(window).filter(|w| w.len() > 1).map(passage).collect();
+        let (mut passages, mut reached) = (Vec::new(), 0);
+        for first in (0..tokens.len()).step_by(stride) {
+            let end = tokens.len().min(first + window);
+            // Nothing predicts a window's first token.
+            let scored = reached.max(first + 1);
+            if scored < end {
+                let mut passage = Passage::new([&begin, &tokens[first..scored]].concat(), None);
+                passage.extend(&tokens[scored..end]);
+                passages.push(passage);
+            }
+            reached = end;
+        }
         let bytes_of: Vec<usize> = passages.iter().map(|passage| scored_bytes(host, passage)).collect();
         let bytes = bytes_of.iter().sum();
         if bytes == 0 {

@@ -98,7 +98,7 @@ fn cover(config: &Config, maps: &[TokenMap], text: &str) -> Result<Coverage> {
     let models = load(config, true)?;
     let context = if config.host.ctx == 0 { models.host.trained_context() } else { config.host.ctx };
     let setup = Setup { config: config.clone(), models, direct: None, alphas: Vec::new() };
-    let mut bar = Progress::new("{msg} {bar:30} {pos}/{len}  {eta} left");
+    let mut bar = Progress::new("{msg} {bar:30} {pos}/{len}  {left}");
     // A host may want a token at the beginning.
     let window = WINDOW.min(context.saturating_sub(1));
     eval::coverage(&setup, maps, text, window, &mut crate::eval::listen(&mut bar, "covering"))

@@ -3,15 +3,14 @@
 use crate::args::fit::Fit;
 use crate::args::{Engine, Format};
 use crate::progress::{Progress, load};
+use crate::whole::Whole;
 use proxytune::combine::{RuleName, RuleOptions};
 use proxytune::config::Combine;
 use proxytune::eval::{self, Setup};
 use proxytune::{Error, Result};
 use serde_json::json;
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
-use tempfile::NamedTempFile;
 
 pub fn run(args: &Fit) -> Result<ExitCode> {
     if args.trio.engine() != Engine::Llama {
@@ -27,10 +26,10 @@ pub fn run(args: &Fit) -> Result<ExitCode> {
     config.proxy_tuning.alpha = 1.0;
     let text = eval::read_text(&args.text)?;
     // Minutes of work must not end at a wrong path.
-    let mut file = beside(&args.out)?;
+    let file = Whole::at(&args.out).map_err(|e| unwritable(&args.out, &e))?;
     let models = load(&config, false)?;
     let setup = Setup { config, models, direct: None, alphas: Vec::new() };
-    let mut bar = Progress::new("{msg} {bar:30} {pos}/{len}  {eta} left");
+    let mut bar = Progress::new("{msg} {bar:30} {pos}/{len}  {left}");
     let fit = eval::fit(
         &setup,
         args.rule.into(),
@@ -40,19 +39,10 @@ pub fn run(args: &Fit) -> Result<ExitCode> {
     );
     bar.clear();
     let fit = fit?;
-    let written = file.write_all(page(&fit, &args.text)?.as_bytes());
-    written.map_err(|e| unwritable(&args.out, &e))?;
-    file.persist(&args.out).map_err(|e| unwritable(&args.out, &e.error))?;
+    let page = page(&fit, &args.text)?;
+    file.write(page.as_bytes()).map_err(|e| unwritable(&args.out, &e))?;
     show(args, &fit);
     Ok(ExitCode::SUCCESS)
-}
-
-fn beside(out: &Path) -> Result<NamedTempFile> {
-    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if out.is_dir() {
-        return Err(Error::invalid("--out", out.display(), "the path of a file"));
-    }
-    NamedTempFile::new_in(folder).map_err(|e| unwritable(out, &e))
 }
 
 fn unwritable(out: &Path, error: &std::io::Error) -> Error {

@@ -11,6 +11,7 @@ mod say;
 mod serve;
 #[cfg(feature = "mistralrs")]
 mod session;
+mod whole;
 
 use args::{Cli, Command};
 use clap::Parser;

@@ -1,6 +1,6 @@
 //! Progress bars on stderr, where it is a terminal.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use proxytune::config::Config;
 use proxytune::decode::{Models, NAMES};
 use proxytune::{Error, Result};
@@ -24,8 +24,12 @@ impl Progress {
         }
         let bar = self.bar.get_or_insert_with(|| {
             let style = ProgressStyle::with_template(self.template);
+            let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style = style.with_key("left", |state: &ProgressState, to: &mut dyn std::fmt::Write| {
+                let _ = to.write_str(&left(state.per_sec(), state.eta()));
+            });
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            let bar = bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            let bar = bar.with_style(style).with_message(message.to_owned());
             // What was done before says nothing of how long the rest takes.
             bar.set_position(done);
             bar.reset_eta();
@@ -59,4 +63,21 @@ pub fn load(config: &Config, alone: bool) -> Result<Models> {
         !crate::interrupted()
     })?;
     if crate::interrupted() { Err(Error::Interrupted) } else { Ok(models) }
+}
+
+/// How long the rest takes; nothing as long as that cannot be told.
+fn left(per_second: f64, rest: Duration) -> String {
+    if per_second > 0.0 { format!("{:#} left", HumanDuration(rest)) } else { String::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_done_is_not_nothing_left() {
+        assert_eq!(left(0.0, Duration::ZERO), "");
+        assert_eq!(left(2.0, Duration::from_secs(75)), "75s left");
+        assert_eq!(left(2.0, Duration::from_millis(200)), "0s left");
+    }
 }

@@ -2,7 +2,7 @@
 //! section 6).
 
 use super::outcome::hidden;
-use super::{Advisers, Ask, BlackBox, Choosing, Prompt, Spelling, Written, weigh};
+use super::{Advisers, Ask, BlackBox, Choosing, Prompt, Spelling, Weight, Written, weigh};
 use crate::combine::log_sum_exp_of_numbers;
 use crate::error::{Error, Result};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub struct Answered {
     pub tuned: Option<usize>,
     /// See `tuned`.
     pub untuned: Option<usize>,
-    /// The likeliest one after the shift, for each alpha.
+    /// The likeliest one after the shift, for each weight.
     pub shifted: Vec<Option<usize>>,
     /// Options among the visible tokens.
     pub visible: usize,
@@ -24,12 +24,12 @@ pub struct Answered {
     pub shown: usize,
     /// The host's probability of the visible options.
     pub mass: f64,
-    /// Logarithms of the shifted weights of each option, for each alpha; -inf where it is hidden.
+    /// Logarithms of the shifted scores of each option, for each weight; -inf where it is hidden.
     pub scores: Vec<Vec<f32>>,
 }
 
 /// Puts a question whose answer is one of `options`, each a token by itself, with or without a space before it. One call
-/// serves every alpha.
+/// serves every weight.
 ///
 /// # Errors
 /// As [`generate`](super::generate); [`Error::Upstream`] where the host shows no log-probabilities.
@@ -39,7 +39,7 @@ pub async fn choose(
     prompt: &Prompt,
     tuned_system: Option<&str>,
     options: &[String],
-    alphas: &[f32],
+    weights: &[Weight],
 ) -> Result<Answered> {
     let session = advisers.session(prompt, tuned_system)?;
     let written = Written::default();
@@ -73,16 +73,16 @@ pub async fn choose(
     };
     // It ended its text, and does not show what else there was.
     let Some(seen) = seen else {
-        answered.shifted = vec![None; alphas.len()];
-        answered.scores = vec![vec![f32::NEG_INFINITY; options.len()]; alphas.len()];
+        answered.shifted = vec![None; weights.len()];
+        answered.scores = vec![vec![f32::NEG_INFINITY; options.len()]; weights.len()];
         return Ok(answered);
     };
     let option_of = |bytes: &[u8]| {
         let text = std::str::from_utf8(bytes).ok()?.trim();
         options.iter().position(|option| option == text)
     };
-    for &alpha in [0.0].iter().chain(alphas) {
-        let weighed = weigh(seen.clone(), Some((&session, &advice)), alpha.into(), same_ids).await?;
+    for &weight in [0.0.into()].iter().chain(weights) {
+        let weighed = weigh(seen.clone(), Some((&session, &advice)), weight, same_ids).await?;
         let places: Vec<Option<usize>> = weighed.candidates.iter().map(|c| option_of(&c.bytes)).collect();
         let score = |option: usize| {
             let of = places.iter().zip(&weighed.scores).filter(|(place, _)| **place == Some(option));

@@ -3,7 +3,7 @@
 use super::control::{Alpha, Control};
 use super::{Format, Sampling, Trio};
 use clap::Args;
-use proxytune::eval::{self, GenerationOptions, Kind, PromptOptions};
+use proxytune::eval::{self, GenerationOptions, Kind, PromptOptions, Window};
 use proxytune::{Error, Result};
 use std::path::PathBuf;
 
@@ -41,8 +41,12 @@ pub struct Eval {
     /// Tokens of the windows that a text is cut into
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub window: usize,
+    /// Tokens from the beginning of one window to that of the next; fewer than a window has make it slide, so that each
+    /// token is predicted from more of the text [default: as many, side by side]
+    #[arg(long, value_name = "N", conflicts_with = "task")]
+    pub stride: Option<usize>,
     /// Only the first N items of a task
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "text")]
     pub limit: Option<usize>,
     /// Text to put before each prompt of a task, such as solved examples
     #[arg(long, value_name = "F", conflicts_with = "text")]
@@ -120,10 +124,20 @@ fn kind(text: &str) -> std::result::Result<Kind, String> {
     })
 }
 
+/// Whether models write texts in a task of this kind.
+fn writes(kind: Kind) -> bool {
+    matches!(kind, Kind::Gsm8k | Kind::TriviaQa | Kind::HumanEval)
+}
+
 impl Eval {
     /// The file that is scored.
     pub fn source(&self) -> &std::path::Path {
         self.source.text.as_deref().or(self.source.task.as_deref()).unwrap_or(std::path::Path::new(""))
+    }
+
+    /// How a text is cut up.
+    pub fn windows(&self) -> Window {
+        Window { tokens: self.window, stride: self.stride.unwrap_or(self.window) }
     }
 
     /// How prompts are put.
@@ -134,6 +148,7 @@ impl Eval {
 
     /// How texts are generated, with what a kind of task needs where nothing is said.
     pub fn generation(&self, kind: Kind) -> Result<GenerationOptions> {
+        self.refuse_idle(kind)?;
         if self.max_tokens == Some(0) {
             return Err(Error::invalid("--max-tokens", 0, "at least 1"));
         }
@@ -152,12 +167,43 @@ impl Eval {
         })
     }
 
+    /// Flags that would do nothing for this kind of task: whoever gives one expects something else.
+    fn refuse_idle(&self, kind: Kind) -> Result<()> {
+        let (is_code, is_given) = (kind == Kind::HumanEval, !writes(kind));
+        for (flag, is_idle, what) in [
+            ("--match", self.rule.is_some() && (is_code || is_given), "answers in words"),
+            ("--max-tokens", self.max_tokens.is_some() && is_given, "texts that models write"),
+            ("--stop", !self.stop.is_empty() && is_given, "texts that models write"),
+            ("--samples", self.code.samples != 1 && !is_code, "code"),
+            ("--k", self.code.k != [1] && !is_code, "code"),
+        ] {
+            if is_idle {
+                let given = format!("a value for {}", kind.name());
+                return Err(Error::invalid(flag, given, format!("none here: it is for {what}")));
+            }
+        }
+        Ok(())
+    }
+
     /// What of it belongs into a report.
-    pub fn generation_settings(&self) -> Vec<(&'static str, String)> {
+    pub fn settings_of(&self, kind: Kind) -> Vec<(&'static str, String)> {
         let mut settings = Vec::new();
-        if let Ok(sampler) = self.sampling.options() {
-            settings.push(("temperature", sampler.temperature.to_string()));
-            settings.push(("seed", sampler.seed.unwrap_or(0).to_string()));
+        if kind == Kind::Text {
+            let Window { tokens, stride } = self.windows();
+            let windows = if stride < tokens {
+                format!("{tokens} tokens, one every {stride}; each token is scored once")
+            } else {
+                format!("{tokens} tokens, side by side; the first of each is not scored")
+            };
+            settings.push(("windows", windows));
+        }
+        if let (true, Ok(of)) = (writes(kind), self.generation(kind)) {
+            settings.push(("temperature", of.sampler.temperature.to_string()));
+            settings.push(("seed", of.sampler.seed.unwrap_or(0).to_string()));
+            settings.push(("most tokens", of.max_tokens.to_string()));
+        }
+        if self.chat {
+            settings.push(("prompts", "by each model's chat template".into()));
         }
         settings.extend(self.preamble.as_ref().map(|path| ("preamble", path.display().to_string())));
         settings.extend(self.rule.clone().map(|rule| ("match", rule)));
@@ -167,11 +213,12 @@ impl Eval {
 
     /// Flags that results depend on, for a journal to know them by.
     pub fn settings(&self) -> Result<String> {
-        let Self { window, rule, limit: _, max_tokens, stop, chat, sampling, code, .. } = self;
+        let Self { rule, limit: _, max_tokens, stop, chat, sampling, code, .. } = self;
+        let Window { tokens, stride } = self.windows();
         let (sampling, prompts) = (sampling.options()?, self.prompts()?);
         let Code { samples, time_limit, memory_limit, python, .. } = code;
         Ok(format!(
-            "{window} {prompts:?} {rule:?} {max_tokens:?} {stop:?} {chat} {sampling:?} {samples} {time_limit} \
+            "{tokens} {stride} {prompts:?} {rule:?} {max_tokens:?} {stop:?} {chat} {sampling:?} {samples} {time_limit} \
              {memory_limit} {python:?}"
         ))
     }

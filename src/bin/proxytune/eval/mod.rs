@@ -9,7 +9,7 @@ use crate::args::control::Alpha;
 use crate::args::eval::Eval;
 use crate::progress::{Progress, load};
 use output::{ReportFile, open_journal};
-use proxytune::config::Config;
+use proxytune::config::{Config, Control};
 use proxytune::decode::model_path;
 use proxytune::eval::{
     self, GenerationOptions, Items, Journal, Kind, Listen, Metric, Problem, Report, Rule, Setup,
@@ -74,7 +74,7 @@ pub fn run(args: &Eval) -> Result<ExitCode> {
     let mut named = config.clone();
     named.host.model = picks::host_name(args, &config)?;
     let mut journal = open_journal(args, &named, &task)?;
-    let mut bar = Progress::new("{msg} {bar:30} {pos}/{len}  {eta} left");
+    let mut bar = Progress::new("{msg} {bar:30} {pos}/{len}  {left}");
     let (outcome, calibration) = match &task {
         Task::Items(_, Items::Picks(questions)) => {
             if calibration.is_some() || args.direct.is_some() {
@@ -106,13 +106,13 @@ pub fn run(args: &Eval) -> Result<ExitCode> {
     }
     let mut report = outcome?;
     report.calibration = calibration;
-    if let Some(file) = report_file {
-        file.write(&report)?;
-    }
+    // The results are told even if their page cannot be written.
+    let written = report_file.map_or(Ok(()), |file| file.write(&report));
     match args.format {
         Format::Json => crate::say::outln!("{}", report.json()),
         Format::Text => table::print(&report),
     }
+    written?;
     journal.finish();
     Ok(ExitCode::SUCCESS)
 }
@@ -189,7 +189,7 @@ fn evaluate(
 ) -> Result<Report> {
     let mut listen = listen(bar, if task.shares_passes() { "scoring" } else { "generating" });
     let mut report = match task {
-        Task::Text(text) => eval::text(setup, text, args.window, journal, &mut listen)?,
+        Task::Text(text) => eval::text(setup, text, args.windows(), journal, &mut listen)?,
         Task::Items(_, Items::Questions(questions)) => {
             eval::choices(setup, questions, &args.prompts()?, journal, &mut listen)?
         }
@@ -211,13 +211,14 @@ fn evaluate(
         };
         report.heat = eval::heat(setup, &starts, &args.prompts()?, best.alpha, &mut listen)?;
     }
-    let control = setup.config.proxy_tuning.control();
-    if control != Default::default() && task.shares_passes() {
-        report
-            .notes
-            .push("schedule, cap and guard are for generated texts: given ones are scored without".into());
+    if !setup.config.proxy_tuning.control().schedule.is_constant() {
+        let whose = match task {
+            Task::Text(_) => "of each window from its first scored token",
+            _ => "of each answer from its first token",
+        };
+        report.notes.push(format!("the schedule of alpha counts the tokens {whose}"));
     }
-    report.settings = settings(args, setup);
+    report.settings = settings(args, setup, task.kind());
     let rule = setup.config.proxy_tuning.combine.rule()?;
     if !rule.is_offset() {
         report.settings.push(("combined by".into(), rule.to_string()));
@@ -270,16 +271,27 @@ pub fn contained() -> Option<ExitCode> {
 }
 
 /// The same of an evaluation by letters.
-fn settings_of_models(args: &Eval, config: &Config) -> Vec<(String, String)> {
+fn settings_without_setup(args: &Eval, config: &Config) -> Vec<(String, String)> {
     let tuning = &config.proxy_tuning;
     let host = picks::host_name(args, config).ok().flatten();
     let [tuned, untuned] = [tuning.tuned_file(), tuning.untuned.as_deref()];
     let models = [("host", host.as_deref()), ("tuned proxy", tuned), ("untuned proxy", untuned)];
-    models.into_iter().filter_map(|(name, path)| Some((name.into(), path?.display().to_string()))).collect()
+    let named =
+        models.into_iter().filter_map(|(name, path)| Some((name.into(), path?.display().to_string())));
+    named.chain(settings_of_control(&tuning.control())).collect()
+}
+
+/// Schedule and guards that are on.
+fn settings_of_control(control: &Control) -> Vec<(String, String)> {
+    let schedule = (!control.schedule.is_constant()).then(|| control.schedule.to_string());
+    let cap = control.cap.map(|cap| format!("{cap} nats"));
+    let guard = (control.repetition_guard > 0).then(|| format!("{} times", control.repetition_guard));
+    let all = [("schedule of alpha", schedule), ("cap of the shift", cap), ("repetition guard", guard)];
+    all.into_iter().filter_map(|(name, value)| Some((name.into(), value?))).collect()
 }
 
 /// What a reader of the report wants to know of how it was measured.
-fn settings(args: &Eval, setup: &Setup) -> Vec<(String, String)> {
+fn settings(args: &Eval, setup: &Setup, kind: Kind) -> Vec<(String, String)> {
     let mut settings = vec![("host".into(), setup.models.host.path().display().to_string())];
     let mut add = |name: &str, value: String| settings.push((name.into(), value));
     if let Some([(tuned, _), (untuned, _)]) = &setup.models.proxies {
@@ -289,22 +301,10 @@ fn settings(args: &Eval, setup: &Setup) -> Vec<(String, String)> {
     if let Some(direct) = &setup.direct {
         add("directly tuned", direct.model.path().display().to_string());
     }
-    match &args.source.text {
-        Some(_) => {
-            add("windows", format!("{} tokens, side by side; the first of each is not scored", args.window))
-        }
-        None => args.generation_settings().into_iter().for_each(|(name, value)| add(name, value)),
-    }
-    let control = setup.config.proxy_tuning.control();
-    if !control.schedule.is_constant() {
-        add("schedule of alpha", control.schedule.to_string());
-    }
-    control.cap.into_iter().for_each(|cap| add("cap of the shift", format!("{cap} nats")));
-    if control.repetition_guard > 0 {
-        add("repetition guard", format!("{} times", control.repetition_guard));
-    }
+    args.settings_of(kind).into_iter().for_each(|(name, value)| add(name, value));
+    settings.extend(settings_of_control(&setup.config.proxy_tuning.control()));
     if let Some(path) = &args.calibrate {
-        add("calibrated on", path.display().to_string());
+        settings.push(("calibrated on".into(), path.display().to_string()));
     }
     settings
 }

@@ -2,50 +2,33 @@
 
 use super::Task;
 use crate::args::eval::Eval;
+use crate::whole::Whole;
 use proxytune::config::Config;
 use proxytune::eval::{Journal, Report};
 use proxytune::{Error, Result};
 use serde_json::{Value, json};
-use std::fs::{File, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// The report's file, opened before the work starts, so that hours of it cannot end at a wrong path.
+/// The report's file, looked at before the work starts, so that hours of it cannot end at a wrong path.
 pub struct ReportFile {
     path: PathBuf,
-    file: File,
-    /// Made by us and still empty.
-    is_new: bool,
+    file: Whole,
 }
 
 impl ReportFile {
     pub fn open(path: &Path) -> Result<Self> {
-        let failed = |e: std::io::Error| {
+        let file = Whole::at(path).map_err(|e| {
             Error::file(path, format!("cannot be written ({e})"), "give --report a path that can be written")
-        };
-        let is_new = !path.exists();
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(failed)?;
-        Ok(Self { path: path.into(), file, is_new })
+        })?;
+        Ok(Self { path: path.into(), file })
     }
 
-    pub fn write(mut self, report: &Report) -> Result<()> {
+    pub fn write(self, report: &Report) -> Result<()> {
         let page = proxytune::eval::html(report)?;
-        let written = self.file.set_len(0).and_then(|()| {
-            self.file.seek(SeekFrom::Start(0))?;
-            self.file.write_all(page.as_bytes())
-        });
-        self.is_new = false;
         let help = "free some space and run the same command again: all results are kept";
+        let written = self.file.write(page.as_bytes());
         written.map_err(|e| Error::file(&self.path, format!("cannot be written ({e})"), help))
-    }
-}
-
-impl Drop for ReportFile {
-    fn drop(&mut self) {
-        if self.is_new {
-            let _ = std::fs::remove_file(&self.path);
-        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Multiple choice by letter, with a host behind an API or in this process.
 
-use super::settings_of_models;
+use super::settings_without_setup;
 use crate::args::Engine;
 use crate::args::eval::Eval;
 use crate::args::host::Api;
@@ -9,7 +9,7 @@ use crate::progress::Progress;
 use proxytune::backend::llama::{LlamaModel, LoadOptions};
 use proxytune::config::Config;
 use proxytune::decode::model_path;
-use proxytune::eval::{self, Journal, Pick, PickOptions, Report};
+use proxytune::eval::{self, Journal, Pick, PickOptions, PromptOptions, Report};
 use proxytune::host::blackbox::{Advisers, BlackBox, Local};
 use proxytune::{Error, Result};
 use std::path::PathBuf;
@@ -34,8 +34,9 @@ pub fn run(
     bar: &mut Progress,
 ) -> Result<Report> {
     let prompts = args.prompts()?;
-    let options =
-        PickOptions { preamble: prompts.preamble, tuned_system: prompts.tuned_system, chat: prompts.chat };
+    let control = config.proxy_tuning.control();
+    let PromptOptions { chat, tuned_system, preamble } = prompts;
+    let options = PickOptions { preamble, tuned_system, chat, control };
     let longest = questions.iter().map(|q| q.prompt().len()).max().unwrap_or(0) + options.preamble.len();
     let longest = longest + options.tuned_system.as_ref().map_or(0, String::len) + 256;
     let advisers = Arc::new(Advisers::load(config.clone(), 1, longest)?);
@@ -50,7 +51,10 @@ pub fn run(
         if source {
             report.notes.push(spent(&host.spent()));
         }
-        report.settings = settings_of_models(args, config);
+        if !control.schedule.is_constant() {
+            report.notes.push("the schedule of alpha counts a letter as the first token of an answer".into());
+        }
+        report.settings = settings_without_setup(args, config);
         Ok(report)
     }))
 }

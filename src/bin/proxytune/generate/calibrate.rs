@@ -18,7 +18,7 @@ pub fn calibrate(config: &Config, models: &Models, text: &str) -> Result<f32> {
     let context = all.map(|model| model.trained_context()).chain(contexts).min().unwrap_or(WINDOW);
     let models = Models { host: host.clone(), proxies: proxies.clone() };
     let mut setup = Setup { config: config.clone(), models, direct: None, alphas: Vec::new() };
-    let mut bar = Progress::new("{msg} {bar:30} {pos}/{len}  {eta} left");
+    let mut bar = Progress::new("{msg} {bar:30} {pos}/{len}  {left}");
     // One token is the beginning's.
     let window = WINDOW.min(context.saturating_sub(1));
     let metric = eval::calibrate(&mut setup, text, window, &mut |progress| {
