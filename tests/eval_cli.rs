@@ -258,10 +258,9 @@ fn task_files_that_are_broken_say_where() {
     let files = Files::new();
     let good = r#"{"question": "a?", "answer": "b"}"#;
     for (name, text, said) in [
-        ("one.jsonl", "\n{\"question\": \"a?\"}".into(), &["no task that is known"]),
-        ("alone.jsonl", r#"{"question": "a?", "answer": {}}"#.into(), &["line 1", "`answer`"]),
+        ("alone.jsonl", r#"{"question": "a?", "answer": {}}"#.into(), &["line 1", "`answer`"][..]),
         ("list.jsonl", format!("{good}\n[1]\n"), &["line 2 is a list", "an object"]),
-        ("torn.jsonl", format!("{good}\n{good}\n{{\"question\": \"a"), &["line 3", "not JSON"][..]),
+        ("torn.jsonl", format!("{good}\n{good}\n{{\"question\": \"a"), &["line 3", "not JSON"]),
         ("missing.jsonl", format!("{good}\n{{\"question\": \"a?\"}}\n"), &["line 2", "`answer`", "missing"]),
         (
             "type.jsonl",
