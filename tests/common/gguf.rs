@@ -128,6 +128,11 @@ impl Gguf {
         std::fs::write(path, out).unwrap();
     }
 
+    /// Gives it a chat template, which it must lack.
+    pub fn add_chat_template(&mut self, template: &str) {
+        self.keys.push(("tokenizer.chat_template".into(), TEXT, text(template)));
+    }
+
     fn key(&mut self, name: &str) -> &mut Vec<u8> {
         let name = format!("tokenizer.ggml.{name}");
         &mut self.keys.iter_mut().find(|(key, ..)| *key == name).unwrap().2
