@@ -3,7 +3,6 @@
 
 mod common;
 #[path = "common/gguf.rs"]
-#[allow(dead_code)]
 mod gguf;
 
 use assert_cmd::Command;
