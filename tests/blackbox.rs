@@ -253,8 +253,9 @@ fn choices_by_letter_are_the_same_from_few_tokens_as_from_all_where_they_are_vis
         assert!(whole.visible == options.len() && options.len() == 4, "{options:?}");
         assert_eq!(whole.host, whole.shifted[0], "alpha 0 is the host");
         assert_eq!((some.tuned, some.untuned), (whole.tuned, whole.untuned));
-        // Under a cap of next to nothing the host has the word.
-        assert!(whole.scores[3].iter().zip(&whole.scores[0]).all(|(a, b)| (a - b).abs() < 0.01));
+        // Under a cap of next to nothing all move alike: the host has the word.
+        let moved: Vec<f32> = whole.scores[3].iter().zip(&whole.scores[0]).map(|(a, b)| a - b).collect();
+        assert!(moved.iter().all(|by| (by - moved[0]).abs() < 0.01), "{moved:?}");
         assert_ne!(whole.scores[2], whole.scores[0]);
         for (some, whole) in some.scores.iter().zip(&whole.scores) {
             for (some, whole) in some.iter().zip(whole).filter(|(some, _)| some.is_finite()) {

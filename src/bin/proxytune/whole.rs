@@ -65,6 +65,6 @@ impl Whole {
 
 /// An error without the name of the file beside, which says nothing to anybody.
 fn reason(error: io::Error) -> io::Error {
-    let inner = error.get_ref().and_then(|e| e.source()).and_then(|e| e.downcast_ref::<io::Error>());
-    inner.map(|e| io::Error::new(e.kind(), e.to_string())).unwrap_or(error)
+    let text = error.to_string();
+    text.split_once(" at path ").map_or(error, |(reason, _)| io::Error::other(reason.to_owned()))
 }
