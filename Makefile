@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test audit test-core test-mistralrs test-openai test-orders test-serve test-cpp test-python test-plugin test-vllm \
+.PHONY: help demo fidelity test audit test-core test-mistralrs test-openai test-orders test-serve test-cpp test-python test-plugin test-vllm \
     bench bench-peers bench-plugin bench-vllm build install lint load miri doc plugin install-deps target-dir
 
 # Outside the working tree, so that it outlives a fresh checkout. One already set is kept.
@@ -52,6 +52,14 @@ PEERS ?=
 bench-peers: build ## transformers, llama.cpp and mistral.rs beside proxytune, on three trios (installs torch once; FEATURES=serve for mistral.rs)
 	@scripts/venv.sh "$(PEERS_DIR)/venv" benches/peers/requirements.txt
 	"$(PEERS_DIR)/venv/bin/python" benches/peers "$(PROXYTUNE)" --models "$(PEERS_DIR)/models" $(PEERS)
+
+FIDELITY_DIR ?= $(HOME)/.cache/proxytune-fidelity
+# --write renews docs/fidelity.md.
+FIDELITY ?=
+
+fidelity: build ## The paper's tables in small: tunes tiny models on two tasks, scores all (installs torch; an hour the first time)
+	@scripts/venv.sh "$(FIDELITY_DIR)/venv" models/fidelity/requirements.txt
+	"$(FIDELITY_DIR)/venv/bin/python" models/fidelity "$(PROXYTUNE)" --cache "$(FIDELITY_DIR)" $(FIDELITY)
 
 build: install-deps target-dir ## Build the release binary
 	cargo build --release $(CARGO_FLAGS)

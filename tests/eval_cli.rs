@@ -2,9 +2,12 @@
 #![cfg(feature = "cli")]
 
 mod common;
+#[path = "common/gguf.rs"]
+mod gguf;
 
 use assert_cmd::Command;
 use common::{path, take_turns};
+use gguf::Gguf;
 use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::{Value, json};
@@ -201,6 +204,55 @@ fn answers_are_right_when_they_match() {
     let gsm = files.lines("gsm.jsonl", &[json!({ "question": "1 + 1?", "answer": "It is 2.\n#### 2" })]);
     let out = json_of(files.0.path(), &["--task", &gsm, "--max-tokens", "8", "--limit", "1"]);
     assert_eq!((&out["task"], &out["shifted"][0]["alpha"]), (&json!("gsm8k"), &json!(1.0)));
+}
+
+#[test]
+fn in_a_chat_each_model_reads_its_own_template() {
+    let _turn = take_turns();
+    let files = Files::new();
+    let with_template = |name: &str, source: &str, template: &str| {
+        let mut model = Gguf::read(&path(source));
+        model.add_chat_template(template);
+        model.write(&files.path(name));
+        files.path(name).to_str().unwrap().to_owned()
+    };
+    let plain = "Q: {{ messages[0].content }}\nA:";
+    let marked = "{{ messages[0].content }} {% for i in range(3) %}import {% endfor %}";
+    let host = with_template("host.gguf", TRIO[1], plain);
+    let tuned = with_template("tuned.gguf", TRIO[3], marked);
+    let question = "What is a file?";
+    let ask = json!({ "question": question, "answer": { "value": "no such words", "aliases": [] } });
+    let ask = files.lines("ask.jsonl", &[ask]);
+    let choices = json!({ "a name": 1, "a number": 0, "import": 0 });
+    let choose = json!({ "question": question, "mc1_targets": choices, "mc2_targets": choices });
+    let choose = files.lines("choose.jsonl", &[choose]);
+    let journal = files.path("journal.jsonl");
+    // What the tuned proxy and the direct model, the same weights, make of the questions: texts, then MC2.
+    let results = |direct: &str| {
+        let eval = |task: &str| {
+            let models = ["--host", &host, "--tuned", &tuned, "--untuned", TRIO[5], "--direct", direct];
+            let flags =
+                ["--task", task, "--chat", "--alpha", "1", "--format", "json", "--fresh", "--journal"];
+            let mut command = Command::cargo_bin("proxytune").unwrap();
+            command.current_dir(path("")).arg("eval").args(models).args(flags).arg(&journal);
+            let output = command.timeout(Duration::from_secs(300)).assert().success();
+            serde_json::from_slice::<Value>(&output.get_output().stdout).unwrap()
+        };
+        eval(&ask);
+        let lines = std::fs::read_to_string(&journal).unwrap();
+        let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let scores = eval(&choose)["other_metrics"][0].clone();
+        ["tuned", "direct"].map(|column| {
+            let key = json!(format!("{column} item 0 sample 0"));
+            let text = lines.iter().find(|line| line["key"] == key).unwrap()["item"]["text"].clone();
+            (text, scores[column].clone())
+        })
+    };
+    let [tuned_says, direct_says] = results(&tuned);
+    assert_eq!(direct_says, tuned_says);
+    let [_, by_plain] = results(&with_template("plain.gguf", TRIO[3], plain));
+    assert!(by_plain.0 != tuned_says.0 && by_plain.1 != tuned_says.1, "{by_plain:?} {tuned_says:?}");
+    assert_eq!(results(TRIO[3])[1], by_plain, "without a template: the host's");
 }
 
 #[cfg(target_os = "linux")]

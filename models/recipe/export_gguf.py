@@ -48,7 +48,9 @@ def interleave(weight: np.ndarray, heads: int) -> np.ndarray:
     return weight.reshape(heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
 
 
-def write_gguf(path: Path, arch: Arch, weights: dict, quantise: bool, description: str) -> None:
+def write_gguf(
+    path: Path, arch: Arch, weights: dict, quantise: bool, description: str, chat_template: str | None = None
+) -> None:
     """Writes one model; the file appears under its name only when it is whole."""
     temporary = path.with_suffix(".tmp")
     writer = gguf.GGUFWriter(temporary, "llama")
@@ -73,6 +75,8 @@ def write_gguf(path: Path, arch: Arch, weights: dict, quantise: bool, descriptio
     writer.add_layer_norm_rms_eps(arch.eps)
     writer.add_vocab_size(arch.vocab)
     add_tokenizer(writer)
+    if chat_template:
+        writer.add_chat_template(chat_template)
     for name, weight in weights.items():
         weight = weight.float().numpy()
         if "q_proj" in name or "k_proj" in name:
@@ -87,7 +91,7 @@ def write_gguf(path: Path, arch: Arch, weights: dict, quantise: bool, descriptio
     writer.write_tensors_to_file()
     writer.close()
     os.replace(temporary, path)
-    print(f"{path.relative_to(REPO)}: {path.stat().st_size / 1e6:.2f} MB")
+    print(f"{path.relative_to(REPO) if path.is_relative_to(REPO) else path}: {path.stat().st_size / 1e6:.2f} MB")
 
 
 def add_tokenizer(writer: gguf.GGUFWriter) -> None:
@@ -108,6 +112,11 @@ def add_tokenizer(writer: gguf.GGUFWriter) -> None:
 
 def read_gguf(path: Path):
     """A `model.Llama` in float32 with the (dequantised) weights of a file."""
+    return read_model(path)[1]
+
+
+def read_model(path: Path):
+    """The sizes of a file's model, and the model as `read_gguf` gives it."""
     from model import Llama
 
     reader = gguf.GGUFReader(path)
@@ -121,7 +130,7 @@ def read_gguf(path: Path):
         if "q_proj" in name or "k_proj" in name:
             weight = weight.reshape(arch.heads, -1, 2, arch.width).swapaxes(1, 2).reshape(weight.shape)
         parameter.data = torch.from_numpy(np.array(weight, np.float32))
-    return net.eval()
+    return arch, net.eval()
 
 
 def write_hf(folder: Path, arch: Arch, weights: dict) -> None:

@@ -132,12 +132,14 @@ class Llama(nn.Module):
                 if "o_proj" in name or "down_proj" in name:
                     nn.init.zeros_(p)  # each layer starts as the identity
 
-    def logits(self, tokens: Tensor) -> Tensor:
-        """[B, T] token ids → [B, T, V] logits of the next token."""
+    def logits(self, tokens: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """[B, T] token ids → [B, T, V] logits of the next token, or [n, V] for the n places where `wanted` [B, T] is true."""
         x = self.model.embed_tokens(tokens)
         cos, sin = (c[: tokens.shape[1]].to(x.dtype) for c in (self.cos, self.sin))
         for layer in self.model.layers:
             x = layer(x, cos, sin)
+        if wanted is not None:
+            x = x[wanted]  # the output matrix is the dearest of a small model
         return F.linear(self.model.norm(x), self.model.embed_tokens.weight)
 
     def forward(self, window: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """One byte-level BPE vocabulary for all models, and the token streams they train on."""
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 
 import data
@@ -20,24 +20,47 @@ SPLIT = (
 CODE_SHARE = 0.12  # of the pre-training tokens
 
 
-def train() -> None:
-    """Learns the vocabulary from 4 MB of prose and 4 MB of code (once)."""
-    if PATH.exists():
-        return
-    tokenizer = Tokenizer(models.BPE())
+def byte_level(model: models.BPE) -> Tokenizer:
+    tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(SPLIT), "isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ])
     tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def save(tokenizer: Tokenizer) -> None:
+    PATH.parent.mkdir(parents=True, exist_ok=True)
+    temporary = PATH.with_suffix(".tmp")
+    tokenizer.save(str(temporary))
+    temporary.rename(PATH)
+
+
+def train() -> None:
+    """Learns the vocabulary from 4 MB of prose and 4 MB of code (once)."""
+    if PATH.exists():
+        return
+    tokenizer = byte_level(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB, special_tokens=SPECIAL, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
     sample = [text for kind in ("prose", "code") for text in head(data.load(f"{kind}.train"), 4_000_000)]
     tokenizer.train_from_iterator(sample, trainer)
-    temporary = PATH.with_suffix(".tmp")
-    tokenizer.save(str(temporary))
-    temporary.rename(PATH)
+    save(tokenizer)
+
+
+def restore(path) -> None:
+    """Takes the vocabulary from a GGUF file that the recipe made (once)."""
+    import gguf
+
+    if PATH.exists():
+        return
+    field = lambda key: gguf.GGUFReader(path).fields["tokenizer.ggml." + key].contents()
+    vocab = {token: id for id, token in enumerate(field("tokens"))}
+    tokenizer = byte_level(models.BPE(vocab, [tuple(merge.split(" ")) for merge in field("merges")]))
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
+    save(tokenizer)
 
 
 def head(texts: list[str], size: int):

@@ -4,10 +4,11 @@
 //! true choices have of all, on average. Likelihoods are sums over tokens, not normalised by length.
 
 use super::bootstrap::Items;
+use super::passage::Passage;
 use super::prompts::{PromptOptions, Prompts};
 use super::report::{Metric, Report};
 use super::setup::{Listen, Progress, Setup, check_alphas};
-use super::sweep::{Passage, Scorer};
+use super::sweep::Scorer;
 use super::task::{Choice, Question};
 use super::{Column, Journal};
 use crate::error::Result;
@@ -126,7 +127,11 @@ fn passage(setup: &Setup, prompts: &mut Prompts, question: &str, choice: &str) -
         rest.extend_from_slice(&whole[same..]);
     }
     let own = history.tuned_prompt().map(<[Token]>::to_vec);
-    let mut passage = prompts.fit(prompt, own, rest.len())?;
+    let mut passage = Passage::from(prompts.fit(prompt, own, rest.len())?);
+    if let Some(direct) = setup.direct.as_ref().filter(|_| prompts.is_chat()) {
+        let own = prompts.direct_tokens(&direct.model, question, &framed)?;
+        passage = passage.with_direct_prompt(prompts.fit(own, None, rest.len())?.prompt().to_vec());
+    }
     passage.extend(&rest);
     Ok(passage)
 }

@@ -178,6 +178,7 @@ fn history(
             prompts.fit(history.prompt().to_vec(), own, room)
         }
         "tuned proxy" => prompts.fit(prompts.tuned_tokens(group.model, text, framed)?, None, room),
+        DIRECT => prompts.fit(prompts.direct_tokens(group.model, text, framed)?, None, room),
         _ => prompts.fit(prompts.plain_tokens(group.model, text, framed)?, None, room),
     }
 }

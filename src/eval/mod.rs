@@ -20,6 +20,7 @@ mod heat;
 mod html;
 mod journal;
 mod likelihood;
+mod passage;
 #[cfg(feature = "openai")]
 mod picks;
 mod plot;
@@ -46,6 +47,7 @@ pub use generation::{GenerationOptions, Verdict};
 pub use heat::{Heat, HeatToken, Starts, heat, starts_of_items, starts_of_text};
 pub use html::html;
 pub use journal::Journal;
+pub use passage::Passage;
 #[cfg(feature = "openai")]
 pub use picks::{PickOptions, picks};
 pub use prompts::PromptOptions;
@@ -53,6 +55,6 @@ pub use realtimeqa::Pick;
 pub use report::{Example, Metric, Report, Shifted, percent};
 pub use rule::Rule;
 pub use setup::{Listen, Progress, Setup, check_alphas};
-pub use sweep::{Direct, Passage, Scorer};
+pub use sweep::{Direct, Scorer};
 pub use task::{Ask, Choice, Items, Kind, Problem, Question, read, read_text};
 pub use text::{CALIBRATION_GRID, calibrate, text};

@@ -58,8 +58,24 @@ impl<'a> Prompts<'a> {
 
     /// As a model alone reads it that has no prompt of its own.
     pub fn plain_tokens(&self, model: &LlamaModel, text: &str, framed: &str) -> Result<Vec<Token>> {
-        let Self { options: PromptOptions { preamble, .. }, host_template, .. } = self;
-        match host_template {
+        self.tokens(model, self.host_template.as_deref(), text, framed)
+    }
+
+    /// As the directly tuned model reads it: a chat by its own template, or by the host's where it has none.
+    pub fn direct_tokens(&self, direct: &LlamaModel, text: &str, framed: &str) -> Result<Vec<Token>> {
+        let own = direct.chat_template().filter(|_| self.options.chat);
+        self.tokens(direct, own.as_deref().or(self.host_template.as_deref()), text, framed)
+    }
+
+    fn tokens(
+        &self,
+        model: &LlamaModel,
+        template: Option<&str>,
+        text: &str,
+        framed: &str,
+    ) -> Result<Vec<Token>> {
+        let preamble = &self.options.preamble;
+        match template {
             Some(template) => {
                 let message = Message::new("user", &format!("{preamble}{text}"));
                 Ok(model.tokenize(&render(template, &[message], &model.bos_eos_text())?, true))

@@ -18,13 +18,12 @@ impl Reading {
         Self { tokens: all.to_vec(), begins: (prompt..=all.len()).collect() }
     }
 
-    /// As another model does; the tuned proxy may have a prompt of its own.
-    pub fn new(history: &History, map: &TokenMap, tuned: bool) -> Self {
+    /// As another model does, which may have a prompt of its own, in its own tokens.
+    pub fn new(history: &History, map: &TokenMap, own_prompt: Option<&[Token]>) -> Self {
         let mut tokens = Vec::new();
-        if tuned {
-            history.write_tuned_prompt(map, &mut tokens);
-        } else {
-            map.translate(history.prompt(), &mut tokens);
+        match own_prompt {
+            Some(own) => tokens.extend_from_slice(own),
+            None => map.translate(history.prompt(), &mut tokens),
         }
         let mut begins = vec![tokens.len()];
         for token in history.generated() {
@@ -85,7 +84,7 @@ mod tests {
         let map = TokenMap::between(&host, &proxy, |_| vec![0, 1]).unwrap();
         let mut history = History::new(vec![2], None);
         history.extend(&[10, 3]);
-        let reading = Reading::new(&history, &map, true);
+        let reading = Reading::new(&history, &map, None);
         assert_eq!(reading.tokens(), [2, 0, 1, 3]);
         assert_eq!(reading.positions(&(0..1)), 0..2);
         assert_eq!(reading.positions(&(0..2)), 0..3);

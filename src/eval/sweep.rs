@@ -4,6 +4,7 @@
 //! by each model; an alpha costs one more softmax.
 
 use super::column::Column;
+use super::passage::Passage;
 use super::reading::Reading;
 use super::table::{Active, Measure, Scores, Segment, Side, Table};
 use crate::backend::llama::{ContextOptions, LlamaContext, LlamaModel, ThreadPool};
@@ -11,7 +12,7 @@ use crate::combine::{ProxyTuning, Rule};
 use crate::config::Config;
 use crate::decode::{Models, NAMES};
 use crate::error::{Error, Result};
-use crate::pair::{CachedModel, History};
+use crate::pair::CachedModel;
 use crate::vocab::TokenMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub struct Direct {
 
 /// What the directly tuned model is called.
 pub(super) const DIRECT: &str = "directly tuned model";
+/// Where it stands among the models, if there is one.
+const DIRECT_PLACE: usize = 3;
 
 /// A model to make a context for.
 pub(super) struct Seat<'a> {
@@ -48,9 +51,6 @@ impl<'a> Seat<'a> {
         Self { name: NAMES[0], model: &models.host, map, ctx: config.host.ctx }
     }
 }
-
-/// What the models are asked to score: the tokens after the prompt.
-pub type Passage = History;
 
 /// All models with their caches, and the alphas asked for.
 pub struct Scorer {
@@ -136,7 +136,7 @@ impl Scorer {
 
     /// What is scored, in the order of the scores.
     pub fn columns(&self) -> Vec<Column> {
-        Column::all(self.sides.len() > 3, &self.alphas)
+        Column::all(self.sides.len() > DIRECT_PLACE, &self.alphas)
     }
 
     /// Scores the passages. `done` is handed, for each passage once it is complete, its index and for each column the
@@ -202,7 +202,9 @@ impl Scorer {
     fn read<'a>(&self, index: usize, passage: &'a Passage, width: usize) -> Result<Active<'a>> {
         let reading = |(which, side): (usize, &Side)| match which {
             0 => Reading::plain(passage),
-            _ => Reading::new(passage, &side.map, which == 1),
+            1 => Reading::new(passage, &side.map, passage.tuned_prompt()),
+            DIRECT_PLACE => Reading::new(passage, &side.map, passage.direct_prompt()),
+            _ => Reading::new(passage, &side.map, None),
         };
         let readings: Vec<Reading> = self.sides.iter().enumerate().map(reading).collect();
         if let Some((side, _)) = self.sides.iter().zip(&readings).find(|(_, r)| r.has_no_prompt()) {

@@ -1,8 +1,8 @@
 //! From the rows of all models to values for each token, computed on all threads: scores by column, or whatever is asked for.
 
 use super::likelihood::nats;
+use super::passage::Passage;
 use super::reading::Reading;
-use super::sweep::Passage;
 use crate::combine::{Logits, Rule};
 use crate::error::{Error, Result};
 use crate::pair::Work;

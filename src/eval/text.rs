@@ -5,9 +5,10 @@
 //! different vocabularies comparable.
 
 use super::bootstrap::Items;
+use super::passage::Passage;
 use super::report::{Metric, PERPLEXITY, Report};
 use super::setup::{Listen, Progress, Setup, check_alphas};
-use super::sweep::{Passage, Scorer};
+use super::sweep::Scorer;
 use super::{Column, Journal};
 use crate::backend::llama::LlamaModel;
 use crate::error::{Error, Result};

@@ -1,4 +1,5 @@
 //! GGUF files with another vocabulary: the same weights, tokens in another order, padded, with tokens added.
+#![allow(dead_code)]
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -126,6 +127,11 @@ impl Gguf {
             out.extend(data);
         }
         std::fs::write(path, out).unwrap();
+    }
+
+    /// Gives it a chat template, which it must lack.
+    pub fn add_chat_template(&mut self, template: &str) {
+        self.keys.push(("tokenizer.chat_template".into(), TEXT, text(template)));
     }
 
     fn key(&mut self, name: &str) -> &mut Vec<u8> {
