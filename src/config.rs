@@ -6,7 +6,7 @@ mod server;
 
 pub use crate::combine::{Control, Schedule};
 pub use combine::Combine;
-pub use file::read_toml;
+pub use file::{read_on_error, read_toml};
 pub use server::Server;
 
 use crate::error::{Error, Result};

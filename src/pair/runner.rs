@@ -46,6 +46,7 @@ pub struct Runner {
     context: [usize; 2],
     rule: std::sync::Arc<dyn Rule>,
     next: AtomicU64,
+    process: u32,
 }
 
 impl Runner {
@@ -79,8 +80,11 @@ impl Runner {
         let (vocab, context, rule) = (pair.host_vocab(), pair.context(), pair.rule().clone());
         let placement = pair.placement();
         let owner = Owner::new(pair, messages, stats.clone());
-        let next = AtomicU64::new(0);
-        (Self { inbox, thread: None, here: None, placement, stats, vocab, context, rule, next }, owner)
+        let (next, process) = (AtomicU64::new(0), std::process::id());
+        (
+            Self { inbox, thread: None, here: None, placement, stats, vocab, context, rule, next, process },
+            owner,
+        )
     }
 
     /// Says that the engine's next step begins, and returns at once. What sequences have announced is started in one round for all
@@ -88,6 +92,7 @@ impl Runner {
     /// measured faster. Else whoever waits first does it.
     pub fn start(&self) {
         match &self.here {
+            _ if has_forked(self.process) => {}
             // A runner that has stopped says so to those who wait.
             None => drop(self.inbox.send(Message::Start)),
             Some(owner) if self.placement == Placement::AutoEarly => match owner.try_lock() {
@@ -133,12 +138,16 @@ impl Runner {
     fn link(&self) -> Link {
         let sequence = self.next.fetch_add(1, Relaxed);
         let (inbox, rule, here) = (self.inbox.clone(), self.rule.clone(), self.here.clone());
-        Link { sequence, inbox, vocab: self.vocab, rule, here }
+        Link { sequence, inbox, vocab: self.vocab, rule, here, process: self.process }
     }
 }
 
 impl Drop for Runner {
     fn drop(&mut self) {
+        if has_forked(self.process) {
+            // What waits for threads that are not there would wait for ever.
+            return std::mem::forget((self.thread.take(), self.here.take()));
+        }
         let _ = self.inbox.send(Message::Stop);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -153,6 +162,7 @@ pub(super) struct Link {
     pub rule: std::sync::Arc<dyn Rule>,
     inbox: Sender<Message>,
     here: Option<Arc<Mutex<Owner>>>,
+    process: u32,
 }
 
 impl Link {
@@ -164,6 +174,11 @@ impl Link {
     /// Leaves a message. An engine may announce for ever and never wait: without a thread that would take it in, the queue is
     /// emptied here, so that it holds no more than a wish of each sequence. Whoever runs a round empties it anyway.
     pub fn send(&self, message: Message) -> Result<()> {
+        if has_forked(self.process) {
+            return Err(Error::Stopped(
+                "this process is a fork of the one that loaded the proxies, and has none of their threads: load them after the fork".into(),
+            ));
+        }
         self.inbox.send(message).map_err(|_| stopped())?;
         let Some(owner) = self.here.as_ref().filter(|_| self.inbox.len() > MOST_UNREAD) else {
             return Ok(());
@@ -195,6 +210,11 @@ impl Link {
             }
         }
     }
+}
+
+/// Whether this process is a child of the one that made a runner: a fork copies locks and queues as they were, and no thread.
+fn has_forked(from: u32) -> bool {
+    std::process::id() != from
 }
 
 pub(super) fn stopped() -> Error {

@@ -2,10 +2,13 @@
 
 import ctypes
 import json
+import os
 import pathlib
 import resource
+import signal
 import struct
 import sys
+import traceback
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden"
 VOCAB = 4096
@@ -89,9 +92,33 @@ def main():
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak
     assert grown < 4096, f"{grown} KiB more"
+    in_a_fork(lambda: unshifted(llama, sampler))
+    assert max(abs(a - b) for a, b in zip(applied(llama, sampler), expected)) <= 2e-3
     llama.llama_sampler_reset(sampler)
     llama.llama_sampler_free(sampler)
     print("fine")
+
+
+def unshifted(llama, sampler):
+    """A fork has none of the threads that the proxies work on: rows stay as they are, and nothing waits for them."""
+    for _ in range(3):
+        clone = llama.llama_sampler_clone(sampler)
+        assert applied(llama, sampler) == applied(llama, clone) == [0.0] * VOCAB
+        llama.llama_sampler_accept(sampler, 1)
+        llama.llama_sampler_free(clone)
+
+
+def in_a_fork(work):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def environment(config):
 class Server:
     """An unmodified llama-server, on all-f32 arithmetic; a context manager."""
 
-    def __init__(self, config, *arguments, slots=1, context=1024, model=HOST):
+    def __init__(self, config, *arguments, slots=1, context=1024, model=HOST, environ=None):
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             self.port = s.getsockname()[1]
@@ -51,7 +51,7 @@ class Server:
         command = [BIN / "llama-server", "-m", model, "--port", self.port, "-np", slots, "-c", context * slots]
         command += ["-ctk", "f32", "-ctv", "f32", "-fa", "off", "--threads", os.cpu_count(), *arguments]
         self.process = subprocess.Popen(
-            [str(c) for c in command], stdout=self.log, stderr=subprocess.STDOUT, env=environment(config)
+            [str(c) for c in command], stdout=self.log, stderr=subprocess.STDOUT, env=environ or environment(config)
         )
 
     def __enter__(self):

@@ -15,7 +15,7 @@ import unittest
 import urllib.request
 
 from harness import (
-    BIN, CASES, FIXTURES, HOST, ROOT, TUNED, UNTUNED, Server, at_once, environment, with_foreign_vocabulary, write_config,
+    BIN, CASES, FIXTURES, HOST, PLUGIN, ROOT, TUNED, UNTUNED, Server, at_once, environment, with_foreign_vocabulary, write_config,
 )  # fmt: skip
 
 # Tokens that end a text in this vocabulary; the oracle goes on after them, a server does not.
@@ -81,10 +81,13 @@ class Greedy(Plugin):
         environ = environment(self.folder / "none")
         del environ["PROXYTUNE_CONFIG"]
         case = CASES[0]
-        server = Server(None)
+        server = Server(None, environ=environ)
         self.addCleanup(server.log.close)
         with server:
+            libraries = pathlib.Path(f"/proc/{server.process.pid}/maps").read_text()
+            self.assertIn(PLUGIN.name, libraries)
             self.assert_golden(case, server.complete(case["prompt_tokens"]), case["host_tokens"])
+            self.assertEqual(server.lines(), [])
 
     def test_draft_model(self):
         for slots in (1, 4):
@@ -230,6 +233,16 @@ class Failures(Plugin):
                 # With the host's name in it, misfits show before any request.
                 config.write_text(f'[host]\nmodel = "{HOST}"\n' + config.read_text())
                 self.refused(config, word)
+
+    def test_a_file_that_is_itself_wrong_says_so_too(self):
+        for line, word in (("alfa = 1", "did you mean `alpha`"), ("alpha =", "line 5")):
+            with self.subTest(word):
+                config = write_config(self.folder, on_error="stop")
+                config.write_text(config.read_text() + line + "\n")
+                self.refused(config, word)
+        config = write_config(self.folder, on_error="stop")
+        config.chmod(0o666)
+        self.refused(config, "every user of this machine may write it")
 
     def test_requests_that_may_not_go_on_end(self):
         foreign = with_foreign_vocabulary(TUNED, self.folder / "foreign.gguf")

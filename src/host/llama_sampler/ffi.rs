@@ -175,7 +175,7 @@ pub unsafe fn sampler_init(path: *const c_char) -> *mut llama_sampler {
         }
         match Tuner::of(Path::new(&*path)) {
             Ok(tuner) => wrap(Chain::new(tuner)),
-            Err((error, _)) => {
+            Err(error) => {
                 set_last_error(error);
                 null_mut()
             }

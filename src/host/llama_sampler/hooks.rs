@@ -5,7 +5,7 @@
 use super::ffi::{guard, is_ours, wrap};
 use super::{Chain, Entry, Passes, Place, Tuner, say};
 use crate::backend::llama::sys;
-use crate::config::OnError;
+use crate::config::{OnError, read_on_error};
 use crate::vocab::Token;
 use std::cell::Cell;
 use std::path::Path;
@@ -55,17 +55,19 @@ fn preload() -> Option<Arc<Tuner>> {
     #[cfg(feature = "llama")]
     let ready = Ok::<(), crate::Error>(());
     let path = std::env::var_os("PROXYTUNE_CONFIG")?;
-    match ready.map_err(|e| (e, OnError::Host)).and_then(|()| Tuner::of(Path::new(&path))) {
-        Ok(tuner) => Some(tuner),
-        Err((error, OnError::Host)) => {
-            say(format_args!("{error}; all requests go on unshifted"));
-            None
-        }
-        Err((error, OnError::Stop)) => {
+    let path = Path::new(&path);
+    let error = match ready.and_then(|()| Tuner::of(path)) {
+        Ok(tuner) => return Some(tuner),
+        Err(error) => error,
+    };
+    match read_on_error(path) {
+        OnError::Host => say(format_args!("{error}; all requests go on unshifted")),
+        OnError::Stop => {
             say(format_args!("{error}; the program stops, since on_error = \"stop\""));
             std::process::exit(1)
         }
     }
+    None
 }
 
 /// Puts our sampler at the head of a chain that is about to get its first.

@@ -74,9 +74,8 @@ impl Tuner {
     /// The tuner of a configuration file: the same for all who ask for the same file.
     ///
     /// # Errors
-    /// When the file or the proxies cannot be read. The second value is what the file says about errors, as far as it
-    /// can be read.
-    pub fn of(path: &Path) -> std::result::Result<Arc<Self>, (Error, OnError)> {
+    /// When the file or the proxies cannot be read.
+    pub fn of(path: &Path) -> Result<Arc<Self>> {
         static TUNERS: Mutex<Option<HashMap<PathBuf, Arc<Tuner>>>> = Mutex::new(None);
         let mut tuners = lock(&TUNERS);
         let tuners = tuners.get_or_insert_default();
@@ -84,10 +83,8 @@ impl Tuner {
         if let Some(tuner) = tuners.get(&key) {
             return Ok(tuner.clone());
         }
-        let config =
-            refuse_writable(path).and_then(|()| Config::read(path)).map_err(|e| (e, OnError::Host))?;
-        let policy = config.proxy_tuning.on_error;
-        let tuner = Arc::new(Self::new(config).map_err(|e| (e, policy))?);
+        refuse_writable(path)?;
+        let tuner = Arc::new(Self::new(Config::read(path)?)?);
         tuners.insert(key, tuner.clone());
         Ok(tuner)
     }
