@@ -100,11 +100,11 @@ def main():
 
 
 def unshifted(llama, sampler):
-    """A fork has none of the threads that the proxies work on: rows stay as they are, and nothing waits for them."""
-    for _ in range(3):
+    """A fork has none of the threads that the proxies work on: further rows stay as they are, and nothing waits for them."""
+    for token in range(3):
+        llama.llama_sampler_accept(sampler, token)
         clone = llama.llama_sampler_clone(sampler)
         assert applied(llama, sampler) == applied(llama, clone) == [0.0] * VOCAB
-        llama.llama_sampler_accept(sampler, 1)
         llama.llama_sampler_free(clone)
 
 
