@@ -57,7 +57,7 @@ FIDELITY_DIR ?= $(HOME)/.cache/proxytune-fidelity
 # --write renews docs/fidelity.md.
 FIDELITY ?=
 
-fidelity: build ## The paper's tables in small: tunes tiny models on two tasks, scores all (installs torch; an hour the first time)
+fidelity: build ## The paper's tables in small: tunes tiny models on two tasks, scores all (installs torch; an hour or more the first time)
 	@scripts/venv.sh "$(FIDELITY_DIR)/venv" models/fidelity/requirements.txt
 	"$(FIDELITY_DIR)/venv/bin/python" models/fidelity "$(PROXYTUNE)" --cache "$(FIDELITY_DIR)" $(FIDELITY)
 

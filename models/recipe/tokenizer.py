@@ -56,9 +56,10 @@ def restore(path) -> None:
 
     if PATH.exists():
         return
-    field = lambda key: gguf.GGUFReader(path).fields["tokenizer.ggml." + key].contents()
-    vocab = {token: id for id, token in enumerate(field("tokens"))}
-    tokenizer = byte_level(models.BPE(vocab, [tuple(merge.split(" ")) for merge in field("merges")]))
+    fields = gguf.GGUFReader(path).fields
+    tokens, merges = (fields[f"tokenizer.ggml.{key}"].contents() for key in ("tokens", "merges"))
+    vocab = {token: id for id, token in enumerate(tokens)}
+    tokenizer = byte_level(models.BPE(vocab, [tuple(merge.split(" ")) for merge in merges]))
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
     save(tokenizer)
 

@@ -77,16 +77,11 @@ impl History {
 
     /// Appends what the tuned proxy reads.
     pub fn write_tuned(&self, map: &TokenMap, tokens: &mut Vec<Token>) {
-        self.write_tuned_prompt(map, tokens);
-        map.translate(self.generated(), tokens);
-    }
-
-    /// Appends the tuned proxy's form of the prompt.
-    pub fn write_tuned_prompt(&self, map: &TokenMap, tokens: &mut Vec<Token>) {
         match &self.tuned_prompt {
             Some(prompt) => tokens.extend_from_slice(prompt),
             None => map.translate(self.prompt(), tokens),
         }
+        map.translate(self.generated(), tokens);
     }
 
     /// Appends what the untuned proxy reads.

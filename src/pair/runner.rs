@@ -91,8 +91,10 @@ impl Runner {
     /// ([`Sequence::announce`](super::Sequence::announce)); without a thread of its own only with [`Placement::AutoEarly`], where that has
     /// measured faster. Else whoever waits first does it.
     pub fn start(&self) {
+        if has_forked(self.process) {
+            return;
+        }
         match &self.here {
-            _ if has_forked(self.process) => {}
             // A runner that has stopped says so to those who wait.
             None => drop(self.inbox.send(Message::Start)),
             Some(owner) if self.placement == Placement::AutoEarly => match owner.try_lock() {
