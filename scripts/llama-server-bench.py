@@ -23,7 +23,6 @@ sys.path.insert(0, str(ROOT / "tests/plugin"))
 
 import harness  # noqa: E402
 
-REQUESTS = (1, 8)
 PROMPTS = (ROOT / "models/demo-prompts.txt").read_text().replace("\\n", "\n").splitlines()
 # As a user starts it; the tests' servers compute in float32 throughout.
 PLAIN = ["-ctk", "f16", "-ctv", "f16", "-fa", "auto"]
@@ -35,6 +34,7 @@ def arguments():
     shipped = [ROOT / f"models/tiny-{role}.gguf" for role in ("host", "tuned", "untuned")]
     parser.add_argument("models", nargs="*", default=shipped, type=Path)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--requests", type=lambda text: [int(n) for n in text.split(",")], default=[1, 8], help="at once (1,8)")
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--alpha", type=float, default=0.5)
     options = parser.parse_args()
@@ -74,7 +74,7 @@ def measure(server, numbers, tokens):
 def bare_ms(path, requests, tokens):
     """Milliseconds of a bare pass of a model over one token of each sequence, in the same llama.cpp on as many threads, and those of
     a token of prompts."""
-    command = [harness.BIN / "llama-batched-bench", "-m", path, "-c", 1024 * max(REQUESTS), "-npp", 32, "-ntg", tokens]
+    command = [harness.BIN / "llama-batched-bench", "-m", path, "-c", 1024 * requests, "-npp", 32, "-ntg", tokens]
     # Twice, since now and then it ends before its last line is out.
     command += ["-npl", f"{requests},{requests}", "-t", os.cpu_count(), "--output-format", "jsonl"]
     done = subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True)
@@ -88,11 +88,11 @@ def bare_ms(path, requests, tokens):
 def rounds(options, servers):
     """Per number of requests: what each server did in each round, and what the bare passes of both proxies
     took."""
-    results = {requests: {mode: [] for mode in servers} for requests in REQUESTS}
-    bare = {requests: [] for requests in REQUESTS}
+    results = {requests: {mode: [] for mode in servers} for requests in options.requests}
+    bare = {requests: [] for requests in options.requests}
     for number in range(options.rounds + 1):  # the first warms up
         print(f"round {number} of {options.rounds}", file=sys.stderr, flush=True)
-        for requests in REQUESTS:
+        for requests in options.requests:
             begin = 100 * number + 10 * requests
             order = list(servers)
             turn = number % len(order)
@@ -109,7 +109,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         config = harness.write_config(folder, tuned, untuned, alpha=options.alpha)
         start = lambda config, *more: stack.enter_context(  # noqa: E731
-            harness.Server(config, *PLAIN, *more, slots=max(REQUESTS), model=host)
+            harness.Server(config, *PLAIN, *more, slots=max(options.requests), model=host)
         )
         drafts = ["-md", tuned, *SPECULATIVE]
         servers = {
@@ -121,7 +121,7 @@ def main():
         results, bare = rounds(options, servers)
     print(f"{'requests':>8}  {'llama-server':<14} {'tokens/s':>8} {'of floor':>9} {'of host':>8} {'first token, ms':>16} "
           f"{'of floor':>9} {'accepted':>9}")
-    for requests in REQUESTS:
+    for requests in options.requests:
         median = lambda mode, key: statistics.median(r[key] for r in results[requests][mode][1:])  # noqa: E731
         total = lambda mode, key: sum(r[key] for r in results[requests][mode][1:])  # noqa: E731
         alone = median("alone", "step_ms")

@@ -172,7 +172,7 @@ fn texts_and_windows_that_cannot_be_scored_are_refused() {
 
 /// Negative log-likelihoods of passages under the trio's settings, by passage and column.
 fn nats(setup: &Setup, passages: &[Passage]) -> Vec<Vec<f64>> {
-    let longest = passages.iter().map(|p| p.tokens().len()).max().unwrap();
+    let longest = passages.iter().map(|p| p.history().tokens().len()).max().unwrap();
     let mut scorer = Scorer::new(&setup.config, &setup.models, None, &setup.alphas, longest).unwrap();
     let mut found = vec![Vec::new(); passages.len()];
     let mut done = |index: usize, nats| {

@@ -2,7 +2,6 @@
 
 use crate::pair::History;
 use crate::vocab::Token;
-use std::ops::Deref;
 
 /// A prompt, and the tokens after it, which are scored.
 #[derive(Debug, Clone)]
@@ -28,6 +27,16 @@ impl Passage {
         self.history.extend(tokens);
     }
 
+    /// Prompt and tokens, as host and proxies read them.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// The tokens to score.
+    pub fn generated(&self) -> &[Token] {
+        self.history.generated()
+    }
+
     /// The prompt of the directly tuned model, in its own tokens, where it is another one.
     pub fn direct_prompt(&self) -> Option<&[Token]> {
         self.direct_prompt.as_deref()
@@ -42,13 +51,5 @@ impl Passage {
 impl From<History> for Passage {
     fn from(history: History) -> Self {
         Self { history, direct_prompt: None }
-    }
-}
-
-impl Deref for Passage {
-    type Target = History;
-
-    fn deref(&self) -> &History {
-        &self.history
     }
 }

@@ -203,11 +203,12 @@ impl Scorer {
     }
 
     fn read<'a>(&self, index: usize, passage: &'a Passage, width: usize) -> Result<Active<'a>> {
+        let history = passage.history();
         let reading = |(which, side): (usize, &Side)| match which {
-            0 => Reading::plain(passage),
-            1 => Reading::new(passage, &side.map, passage.tuned_prompt()),
-            DIRECT_PLACE => Reading::new(passage, &side.map, passage.direct_prompt()),
-            _ => Reading::new(passage, &side.map, None),
+            0 => Reading::plain(history),
+            1 => Reading::new(history, &side.map, history.tuned_prompt()),
+            DIRECT_PLACE => Reading::new(history, &side.map, passage.direct_prompt()),
+            _ => Reading::new(history, &side.map, None),
         };
         let readings: Vec<Reading> = self.sides.iter().enumerate().map(reading).collect();
         if let Some((side, _)) = self.sides.iter().zip(&readings).find(|(_, r)| r.has_no_prompt()) {
