@@ -73,7 +73,12 @@ GOOD = {
         lambda schema: {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}, SCHEMA
     ),
 }
-FIELDS = st.fixed_dictionaries({}, optional={name: good | good | VALUE for name, good in GOOD.items()})
+# Of many fields one is nearly always wrong; what lies behind the checks is reached by few.
+FEW = st.lists(st.sampled_from(sorted(GOOD)), max_size=2, unique=True).flatmap(
+    lambda names: st.fixed_dictionaries({name: GOOD[name] for name in {"stream", *names}})
+)
+MANY = st.fixed_dictionaries({}, optional={name: good | good | VALUE for name, good in GOOD.items()})
+FIELDS = FEW | MANY
 PROMPT = TEXT | st.lists(st.integers(-1, 5000), max_size=20) | st.lists(TEXT, max_size=2) | VALUE
 MESSAGE = st.fixed_dictionaries(
     {"role": st.sampled_from(["user", "system", "assistant", "tool", ""]), "content": TEXT | TEXT | VALUE}, optional={"name": VALUE}
