@@ -40,7 +40,7 @@ test-mistralrs: install-deps target-dir ## The plugin in mistral.rs
 	cargo test --release $(ALL_FLAGS) --test mistralrs
 
 bench: build ## Micro-benchmarks, then tokens/s of the tiny trio against its floor, as a table and as a picture
-	cargo bench $(CARGO_FLAGS) --bench '*' -- --warm-up-time 1 --measurement-time 2 | tee $(CARGO_TARGET_DIR)/bench-micro.txt
+	cargo bench $(CARGO_FLAGS) --benches -- --warm-up-time 1 --measurement-time 2 | tee $(CARGO_TARGET_DIR)/bench-micro.txt
 	cargo bench --locked -p proxytune-cpp --features bench --bench ffi -- --warm-up-time 1 --measurement-time 2 | tee -a $(CARGO_TARGET_DIR)/bench-micro.txt
 	$(PROXYTUNE) bench $(TRIO) --prompt-file models/demo-prompts.txt --alpha 0.5 --svg $(CARGO_TARGET_DIR)/bench.svg | tee $(CARGO_TARGET_DIR)/bench.txt
 	@echo "$(CARGO_TARGET_DIR)/bench-micro.txt $(CARGO_TARGET_DIR)/bench.txt $(CARGO_TARGET_DIR)/bench.svg"
