@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help demo fidelity test audit test-core test-mistralrs test-openai test-orders test-serve test-cpp test-python test-plugin test-vllm \
-    bench bench-peers bench-plugin bench-vllm build install lint load miri doc plugin install-deps target-dir
+    bench bench-memory bench-peers bench-plugin bench-vllm build install lint load miri doc plugin install-deps target-dir
 
 # Outside the working tree, so that it outlives a fresh checkout. One already set is kept.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/proxytune-target
@@ -39,11 +39,18 @@ test-core: install-deps target-dir ## The tests that need no engine but llama.cp
 test-mistralrs: install-deps target-dir ## The plugin in mistral.rs
 	cargo test --release $(ALL_FLAGS) --test mistralrs
 
-bench: build ## Micro-benchmarks, then tokens/s of the tiny trio against its floor, as a table and as a picture
-	cargo bench $(CARGO_FLAGS) --benches -- --warm-up-time 1 --measurement-time 2 | tee $(CARGO_TARGET_DIR)/bench-micro.txt
-	cargo bench --locked -p proxytune-cpp --features bench --bench ffi -- --warm-up-time 1 --measurement-time 2 | tee -a $(CARGO_TARGET_DIR)/bench-micro.txt
-	$(PROXYTUNE) bench $(TRIO) --prompt-file models/demo-prompts.txt --alpha 0.5 --svg $(CARGO_TARGET_DIR)/bench.svg | tee $(CARGO_TARGET_DIR)/bench.txt
-	@echo "$(CARGO_TARGET_DIR)/bench-micro.txt $(CARGO_TARGET_DIR)/bench.txt $(CARGO_TARGET_DIR)/bench.svg"
+# Short: for a look, and for ratios. cargo bench --bench NAME measures one of them at length.
+BENCH_TIME := --warm-up-time 0.3 --measurement-time 0.5 --noplot
+BENCHED := $(CARGO_TARGET_DIR)/bench
+
+bench: build ## Micro-benchmarks, then tokens/s of the tiny trio, each beside its floor, as tables and pictures (five minutes)
+	@mkdir -p "$(BENCHED)" && touch "$(BENCHED)/begun"
+	cargo bench $(CARGO_FLAGS) --benches -- $(BENCH_TIME)
+	cargo bench --locked -p proxytune-cpp --features bench --bench ffi -- $(BENCH_TIME)
+	$(PROXYTUNE) bench $(TRIO) --prompt-file models/demo-prompts.txt --alpha 0.5 --svg "$(BENCHED)/trio.svg" > "$(BENCHED)/trio.txt"
+	python3 benches/micro.py "$(CARGO_TARGET_DIR)/criterion" --since "$(BENCHED)/begun" --svg "$(BENCHED)/micro.svg" > "$(BENCHED)/micro.txt"
+	@cat "$(BENCHED)"/{micro,trio}.txt
+	@ls "$(BENCHED)"/*.txt "$(BENCHED)"/*.svg
 
 PEERS_DIR ?= $(HOME)/.cache/proxytune-peers
 # Flags such as --trio shipped --rounds 2.
@@ -128,7 +135,11 @@ test-vllm: install-deps target-dir ## The Python package in vLLM, transformers a
 # are made once. BENCH: flags such as --rounds 2.
 bench-plugin: ## llama-server alone and with the plugin, with and without drafts, against the floor
 	@scripts/target-dir.sh "$(PLUGIN_TARGET_DIR)"
-	@scripts/bench-plugin.sh $(MAKE) $(BENCH) $(MODELS)
+	@scripts/bench-plugin.sh $(MAKE) llama_server $(BENCH) $(MODELS)
+
+bench-memory: build ## Memory that the proxies need in llama-server beside their weights and KV caches; MODELS as above, BENCH="--slots 4"
+	@scripts/target-dir.sh "$(PLUGIN_TARGET_DIR)"
+	@CARGO_TARGET_DIR="$(PLUGIN_TARGET_DIR)" scripts/bench-plugin.sh $(MAKE) memory --program "$(PROXYTUNE)" $(BENCH) $(MODELS)
 
 bench-vllm: install-deps target-dir ## Tokens/s of vLLM alone, with a naive processor and with ours, against the floor
 	@scripts/test-vllm.sh --bench

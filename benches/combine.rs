@@ -80,7 +80,7 @@ fn measure<L: Logit>(criterion: &mut Criterion, format: &str, narrow: fn(f32) ->
             .sample_size(30);
         group.throughput(Throughput::Bytes(rows.moved() as u64));
         group.bench_function(BenchmarkId::new("shift", name), |b| b.iter(|| rows.shift()));
-        group.bench_function(BenchmarkId::new("copy", name), |b| b.iter(|| rows.copy()));
+        group.bench_function(BenchmarkId::new("floor", name), |b| b.iter(|| rows.copy()));
         group.finish();
         let [shift, copy] = medians(&mut rows);
         let rate = |time: Duration| rows.moved() as f64 / time.as_secs_f64() / 1e9;

@@ -22,7 +22,7 @@ fn apply(criterion: &mut Criterion) {
     let history: Vec<u32> = (300..364).collect();
 
     let mut group = criterion.benchmark_group("mistralrs/apply");
-    group.bench_function("floor: copy", |bencher| {
+    group.bench_function("floor", |bencher| {
         bencher.iter(|| {
             let row = logits.to_vec1::<f32>().unwrap();
             black_box(Tensor::from_vec(row, vocab, &Device::Cpu).unwrap())

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 const PROMPT: usize = 64;
 const TOKENS: usize = 65;
+const MOST_DRAFTS: u8 = 8;
 /// Of the drafts that are accepted: the same ones each time.
 const SEED: u64 = 1;
 
@@ -78,14 +79,9 @@ fn passes(bare: &mut Bare, prompt: &[u32], steps: &[Step]) -> Duration {
     time
 }
 
-/// Drafts of `longest` tokens, beside their floor.
-fn measure(
-    group: &mut BenchmarkGroup<'_, WallTime>,
-    trio: &Trio,
-    bare: &mut Bare,
-    (longest, speculate): (u8, Speculate),
-    share: f64,
-) {
+/// Drafts of `longest` tokens, or none, beside their floor.
+fn measure(group: &mut BenchmarkGroup<'_, WallTime>, trio: &Trio, bare: &mut Bare, longest: u8, share: f64) {
+    let speculate = if longest == 0 { Speculate::Off } else { Speculate::Tokens(longest) };
     let prompt = trio.prompt(PROMPT, 0);
     let mut decoder = trio.decoder(speculate, Some(share));
     let steps = steps(longest.into(), share);
@@ -106,13 +102,10 @@ fn measure(
 fn speculate(criterion: &mut Criterion) {
     let trio = Trio::load(PROMPT + TOKENS + 1);
     let mut bare = trio.bare();
-    let mut group = criterion.benchmark_group("speculate/no drafts");
-    measure(&mut group, &trio, &mut bare, (0, Speculate::Off), 0.0);
-    group.finish();
     for share in [0.5, 0.7, 0.9, 1.0] {
-        let mut group = criterion.benchmark_group(format!("speculate/{share} accepted"));
-        for longest in 1..=8 {
-            measure(&mut group, &trio, &mut bare, (longest, Speculate::Tokens(longest)), share);
+        let mut group = criterion.benchmark_group(format!("speculate/{:.0} % accepted", 100.0 * share));
+        for longest in 0..=MOST_DRAFTS {
+            measure(&mut group, &trio, &mut bare, longest, share);
         }
         group.finish();
     }

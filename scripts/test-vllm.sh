@@ -16,7 +16,7 @@ checkpoint() {
 
 if [ "${1:-}" = --bench ]; then
     host=$(checkpoint models/tiny-host.gguf tiny-host)
-    exec "$venv/bin/python" scripts/vllm-bench.py "$host" models/tiny-tuned.gguf models/tiny-untuned.gguf
+    exec "$venv/bin/python" benches/servers/vllm_serve.py "$host" models/tiny-tuned.gguf models/tiny-untuned.gguf
 fi
 
 PROXYTUNE_VLLM_MODEL=$(checkpoint tests/fixtures/host-f32.gguf fixture-host)

@@ -6,6 +6,7 @@ import pathlib
 import re
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -13,8 +14,17 @@ import urllib.error
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PLUGIN = pathlib.Path(os.environ["PROXYTUNE_PLUGIN"]).resolve()
-BIN = pathlib.Path(os.environ["LLAMA_BIN"]).resolve()
+
+
+def of_environment(name, what):
+    """A path that the caller must have set."""
+    if name not in os.environ:
+        sys.exit(f"{name} is not set: name {what}, or let make test-plugin or make bench-plugin build it")
+    return pathlib.Path(os.environ[name]).resolve()
+
+
+PLUGIN = of_environment("PROXYTUNE_PLUGIN", "libproxytune_llama.so")
+BIN = of_environment("LLAMA_BIN", "the folder of llama-server")
 FIXTURES = ROOT / "tests/fixtures"
 HOST, TUNED, UNTUNED = (FIXTURES / f"{name}-f32.gguf" for name in ("host", "tuned", "untuned"))
 

@@ -1,7 +1,8 @@
 //! What does the border cost? Calls of the C++ class, made and timed in C++, whose offsets are there already, so that no
 //! proxy runs; the floor is the shift of as many rows alone. Times are of the thread's own computing. None of these calls may allocate, on either side.
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
 use proxytune::combine::shift_by;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -95,21 +96,30 @@ impl Drop for Processor {
     }
 }
 
+type Group<'a> = BenchmarkGroup<'a, WallTime>;
+
+fn measure(group: &mut Group<'_>, name: &str, processor: &Processor, rows: usize) {
+    assert_eq!(processor.allocations(rows), 0, "{name}, {rows} rows: allocations");
+    group.bench_function(BenchmarkId::new(name, rows), |bencher| {
+        bencher.iter_custom(|times| processor.apply(rows, times));
+    });
+}
+
+/// A call that changes no row.
+fn nothing_to_shift(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("ffi/nothing to shift");
+    let processor = Processor::new(0.0);
+    measure(&mut group, "no rows", &processor, 0);
+    measure(&mut group, "alpha 0", &processor, 1);
+    measure(&mut group, "alpha 0", &processor, MOST_ROWS);
+    group.finish();
+}
+
 fn ffi(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("ffi");
-    let mut measure = |name, processor: &Processor, rows| {
-        assert_eq!(processor.allocations(rows), 0, "{name}, {rows} rows: allocations");
-        group.bench_function(BenchmarkId::new(name, rows), |bencher| {
-            bencher.iter_custom(|times| processor.apply(rows, times));
-        });
-    };
-    let idle = Processor::new(0.0);
-    measure("call", &idle, 0);
-    measure("alpha 0", &idle, 1);
-    measure("alpha 0", &idle, MOST_ROWS);
+    let mut group = criterion.benchmark_group("ffi/shift");
     let processor = Processor::new(1e-6);
-    measure("apply", &processor, 1);
-    measure("apply", &processor, MOST_ROWS);
+    measure(&mut group, "apply", &processor, 1);
+    measure(&mut group, "apply", &processor, MOST_ROWS);
 
     let offset: Vec<f32> = (0..VOCAB).map(|i| i as f32 / 1e3).collect();
     let mut rows = vec![vec![0.0f32; VOCAB]; MOST_ROWS];
@@ -129,5 +139,5 @@ fn ffi(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, ffi);
+criterion_group!(benches, nothing_to_shift, ffi);
 criterion_main!(benches);

@@ -86,7 +86,10 @@ impl LlamaModel {
             sys::llama_model_load_from_file(c_path.as_ptr(), params)
         });
         match NonNull::new(raw) {
-            Some(raw) => Ok(Self::new(raw, path.into(), options.vocab_only, false)),
+            Some(raw) => {
+                return_freed_memory();
+                Ok(Self::new(raw, path.into(), options.vocab_only, false))
+            }
             None if report.stopped => Err(Error::Interrupted),
             None => Err(Error::Model {
                 path: path.into(),
@@ -312,6 +315,18 @@ fn device(name: &str) -> Result<sys::ggml_backend_dev_t> {
         (0..sys::ggml_backend_dev_count()).map(name).collect::<Vec<_>>().join(", ")
     };
     Err(Error::invalid("device", name, format!("one that this build of llama.cpp has: {known}")))
+}
+
+/// Gives back what loading took and freed. glibc would keep it, resident, for whoever next asks for memory that is hardly
+/// touched, such as the scheduler of a context.
+fn return_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            safe fn malloc_trim(pad: usize) -> std::ffi::c_int;
+        }
+        malloc_trim(0);
+    }
 }
 
 /// Carries a progress callback through the engine.

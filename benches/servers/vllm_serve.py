@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""vllm-bench.py CHECKPOINT TUNED.gguf UNTUNED.gguf: tokens/s of `vllm serve` alone, with proxy-tuning as one would write
+"""vllm_serve.py CHECKPOINT TUNED.gguf UNTUNED.gguf: tokens/s of `vllm serve` alone, with proxy-tuning as one would write
 it at first, and with proxytune, for 1 and for 16 requests at once; and the floor.
 
 The floor is what a step of vLLM alone and a bare pass of each proxy take one after the other.
@@ -14,7 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parents[1] / "bindings/python/tests"
+TESTS = Path(__file__).resolve().parents[2] / "bindings/python/tests"
 sys.path.insert(0, str(TESTS))
 
 import openai

@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""llama-server-bench.py [HOST.gguf TUNED.gguf UNTUNED.gguf]: an unmodified llama-server alone and with the plugin, each with
+"""llama_server.py [HOST.gguf TUNED.gguf UNTUNED.gguf]: an unmodified llama-server alone and with the plugin, each with
 and without the tuned proxy as its draft model, for 1 and for 8 requests at once; `make bench-plugin` prepares all of it.
 
 Tokens/s as the server counts them, from the first token of a text to its last; the first token as a client waits for
@@ -18,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/plugin"))
 
 import harness  # noqa: E402
@@ -29,24 +28,33 @@ PLAIN = ["-ctk", "f16", "-ctv", "f16", "-fa", "auto"]
 SPECULATIVE = ["--spec-type", "draft-simple", "--spec-draft-n-max", 3]
 
 
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse(parser):
+    """The options, with three models among them."""
     shipped = [ROOT / f"models/tiny-{role}.gguf" for role in ("host", "tuned", "untuned")]
     parser.add_argument("models", nargs="*", default=shipped, type=Path)
+    options = parser.parse_args()
+    if len(options.models) != 3:
+        parser.error(f"got {len(options.models)} models, expected three: host, tuned, untuned")
+    options.models = [path.resolve() for path in options.models]
+    return options
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--requests", type=lambda text: [int(n) for n in text.split(",")], default=[1, 8], help="at once (1,8)")
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--alpha", type=float, default=0.5)
-    options = parser.parse_args()
-    if len(options.models) != 3:
-        parser.error(f"got {len(options.models)} models, expected three: host, tuned, untuned")
-    return options
+    return parse(parser)
+
+
+def prompt(number):
+    """One that no cache has seen under another number."""
+    return f"# {number}\n{PROMPTS[number % len(PROMPTS)]}"
 
 
 def body(number, tokens):
-    """A request; `number` makes its prompt one that no cache has seen."""
-    prompt = f"# {number}\n{PROMPTS[number % len(PROMPTS)]}"
-    return {"prompt": prompt, "n_predict": tokens, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
+    return {"prompt": prompt(number), "n_predict": tokens, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
 
 
 def first_token(server, numbers):
@@ -62,13 +70,13 @@ def first_token(server, numbers):
 
 
 def measure(server, numbers, tokens):
-    first, prompt = first_token(server, [10_000 + n for n in numbers])
+    first, read = first_token(server, [10_000 + n for n in numbers])
     answers = harness.at_once([lambda n=n: server.post("/completion", body(n, tokens)) for n in numbers])
     timings = [answer["timings"] for answer in answers]
     # The first token came with the prompt.
     step = statistics.mean(t["predicted_ms"] / (t["predicted_n"] - 1) for t in timings)
     drafts = [sum(t.get(key, 0) for t in timings) for key in ("draft_n", "draft_n_accepted")]
-    return {"step_ms": step, "first_ms": first, "prompt": prompt, "drafted": drafts[0], "accepted": drafts[1]}
+    return {"step_ms": step, "first_ms": first, "prompt": read, "drafted": drafts[0], "accepted": drafts[1]}
 
 
 def bare_ms(path, requests, tokens):
@@ -105,7 +113,7 @@ def rounds(options, servers):
 
 def main():
     options = arguments()
-    host, tuned, untuned = (path.resolve() for path in options.models)
+    host, tuned, untuned = options.models
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         config = harness.write_config(folder, tuned, untuned, alpha=options.alpha)
         start = lambda config, *more: stack.enter_context(  # noqa: E731
