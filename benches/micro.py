@@ -72,13 +72,13 @@ def duration(ns: float) -> str:
 
 
 def table(groups: dict[str, list[Figure]]) -> str:
-    lines = [f"{'bench':<22} {'what':<14} {'case':>8} {'median':>10} {'floor':>10} {'of floor':>9} {'GB/s':>6}"]
+    lines = [f"{'bench':<24} {'what':<14} {'case':>8} {'median':>10} {'floor':>10} {'of floor':>9} {'GB/s':>6}"]
     for group, figures in groups.items():
         for one in (f for f in figures if f.what != FLOOR):
             floor = floor_of(one, figures)
             beside = f"{duration(floor):>10} {floor / one.ns:>8.0%}" if floor else f"{'':>19}"
             rate = f"{one.rate:>7.1f}" if one.rate else ""
-            lines.append(f"{group:<22} {one.what:<14} {one.case:>8} {duration(one.ns):>10} {beside} {rate}".rstrip())
+            lines.append(f"{group:<24} {one.what:<14} {one.case:>8} {duration(one.ns):>10} {beside} {rate}".rstrip())
     return "\n".join(lines)
 
 
