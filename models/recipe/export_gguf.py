@@ -13,6 +13,8 @@ import torch
 
 import tokenizer
 from model import Arch
+from runs import RUNS, load_checkpoint
+from sources import CACHE
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -146,8 +148,6 @@ def write_hf(folder: Path, arch: Arch, weights: dict) -> None:
 
 
 def main(names=FILES) -> None:
-    from train import CACHE, RUNS, load_checkpoint
-
     for name in names:
         file, quantise, description = FILES[name]
         weights = load_checkpoint(name)["optimizer"]["master"]

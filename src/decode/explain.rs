@@ -1,11 +1,39 @@
 //! What the shift did at one position: probabilities before and after it, and which proxy moved them.
 
-use super::job::Position;
 use crate::combine::{UNKNOWN, log_sum_exp_of_numbers};
 use crate::vocab::Token;
 
 /// Most candidates of a position, before the shift and after it: whole vocabularies are never kept.
 pub const MOST_CANDIDATES: usize = 20;
+
+/// What the shift did at one position.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Position {
+    /// The token chosen.
+    pub token: Token,
+    /// The host's most likely token before the shift.
+    pub host_top: Token,
+    /// The most likely token after it.
+    pub top: Token,
+    /// Where they were asked for: probabilities of the chosen token, at temperature 1.
+    pub probabilities: Option<Probabilities>,
+    /// Where they were asked for: the likeliest tokens after the shift, then those before it that are not among them.
+    pub candidates: Vec<Candidate>,
+}
+
+impl Position {
+    /// Whether the shift changed the most likely token.
+    pub fn is_shifted(&self) -> bool {
+        self.host_top != self.top
+    }
+
+    /// Fills in what is to be said of it.
+    pub(super) fn explain(&mut self, rows: &Rows<'_>, count: usize) {
+        let (probabilities, candidates) = explain(rows, self.token, count);
+        self.probabilities = Some(probabilities);
+        self.candidates = candidates;
+    }
+}
 
 /// How likely the chosen token was to each model.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -143,15 +171,6 @@ fn mover(host: f32, shifted: f32, [tuned, untuned]: [f32; 2]) -> Option<Mover> {
     }
     let [host, tuned, untuned] = [host, tuned, untuned].map(|p| p.max(f32::MIN_POSITIVE).ln());
     Some(if (tuned - host).abs() >= (host - untuned).abs() { Mover::Tuned } else { Mover::Untuned })
-}
-
-impl Position {
-    /// Fills in what is to be said of it.
-    pub(super) fn explain(&mut self, rows: &Rows<'_>, count: usize) {
-        let (probabilities, candidates) = explain(rows, self.token, count);
-        self.probabilities = Some(probabilities);
-        self.candidates = candidates;
-    }
 }
 
 #[cfg(test)]

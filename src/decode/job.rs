@@ -3,7 +3,7 @@
 use super::TextStream;
 use super::accept::Dice;
 use super::draft::Draft;
-use super::explain::{Candidate, Probabilities};
+use super::explain::Position;
 use crate::backend::Capabilities;
 use crate::backend::llama::{Sampler, SamplerOptions};
 use crate::combine::Control;
@@ -42,28 +42,6 @@ pub enum Finish {
     Interrupted,
     /// The host failed on it, or a proxy did and the policy is to stop.
     Error(Error),
-}
-
-/// What the shift did at one position.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Position {
-    /// The token chosen.
-    pub token: Token,
-    /// The host's most likely token before the shift.
-    pub host_top: Token,
-    /// The most likely token after it.
-    pub top: Token,
-    /// Where they were asked for: probabilities of the chosen token, at temperature 1.
-    pub probabilities: Option<Probabilities>,
-    /// Where they were asked for: the likeliest tokens after the shift, then those before it that are not among them.
-    pub candidates: Vec<Candidate>,
-}
-
-impl Position {
-    /// Whether the shift changed the most likely token.
-    pub fn is_shifted(&self) -> bool {
-        self.host_top != self.top
-    }
 }
 
 /// Figures of one sequence. Times of the engines cover the decoding of all sequences of the call together.

@@ -19,8 +19,8 @@ mod text;
 mod trio;
 mod tuned_prompts;
 
-pub use explain::{Candidate, MOST_CANDIDATES, Mover, Probabilities};
-pub use job::{Finish, Job, Outcome, Position, Stats};
+pub use explain::{Candidate, MOST_CANDIDATES, Mover, Position, Probabilities};
+pub use job::{Finish, Job, Outcome, Stats};
 pub use text::TextStream;
 pub use trio::{MappedProxies, Models, NAMES, RunOptions, load_proxies, model_path, pair, token_map};
 pub use tuned_prompts::TunedPrompts;

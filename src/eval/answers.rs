@@ -3,7 +3,8 @@
 use super::Journal;
 use super::bootstrap::Items;
 use super::generation::{GenerationOptions, Prompt, Verdict, Verdicts, generate};
-use super::report::{Example, Metric, Report, counted};
+use super::metric::Metric;
+use super::report::{Example, Report, counted};
 use super::rule::Rule;
 use super::setup::{Listen, Setup, check_alphas};
 use super::task::{Ask, Kind};
@@ -23,7 +24,7 @@ pub fn answers(
     listen: &mut Listen<'_>,
 ) -> Result<Report> {
     check_alphas(&setup.alphas)?;
-    let prompt = |ask: &Ask| Prompt { text: ask.question.clone(), framed: frame(kind, &ask.question) };
+    let prompt = |ask: &Ask| Prompt { text: ask.question.clone(), framed: kind.frame(&ask.question) };
     let prompts: Vec<Prompt> = asks.iter().map(prompt).collect();
     let judge = |texts: &[(usize, String)]| {
         let verdict = |(item, text): &(usize, String)| Verdict {
@@ -48,14 +49,6 @@ pub fn answers(
     let examples = examples(setup, &metrics[0], &verdicts, |i| (asks[i].question.clone(), expected(i)));
     let size = counted(asks.len(), "question");
     Ok(Report { task: kind.name().into(), size, metrics, notes, examples, ..Report::default() })
-}
-
-/// What a base model can go on with.
-pub(super) fn frame(kind: Kind, question: &str) -> String {
-    match kind {
-        Kind::Gsm8k => format!("Question: {question}\nAnswer:"),
-        _ => format!("Q: {question}\nA:"),
-    }
 }
 
 /// Items shown in a report; more would only make it long.

@@ -3,7 +3,6 @@
 //! All columns are scored on the same draws, so a gap's interval knows that they were hard or easy for all. The random numbers
 //! are fixed: the same results have the same intervals.
 
-use super::report::Metric;
 use crate::decode::accept::Dice;
 
 /// How sure an interval is.
@@ -46,8 +45,9 @@ impl Items {
         Self { values, sizes }
     }
 
-    /// The intervals of a metric over these items; none for fewer than two of them.
-    pub fn intervals(&self, metric: &Metric) -> Option<Intervals> {
+    /// The intervals over these items, none for fewer than two of them, of a metric of which less is better or more, with or
+    /// without a directly tuned model.
+    pub fn intervals(&self, lower_is_better: bool, has_direct: bool) -> Option<Intervals> {
         let count = self.sizes.len();
         if count < 2 {
             return None;
@@ -62,10 +62,10 @@ impl Items {
                 scores.push(draw.iter().map(|&item| values[item]).sum::<f64>() / size);
             }
         }
-        let first = 3 + usize::from(metric.direct.is_some());
+        let first = 3 + usize::from(has_direct);
         let gaps = scores.iter().skip(first).map(|shifted| {
-            metric.direct?;
-            let of = |draw: usize| gap(metric, scores[0][draw], scores[3][draw], shifted[draw]);
+            has_direct.then_some(())?;
+            let of = |draw: usize| gap(lower_is_better, scores[0][draw], scores[3][draw], shifted[draw]);
             let gaps: Option<Vec<f64>> = (0..RESAMPLES).map(of).collect();
             gaps.map(interval)
         });
@@ -75,8 +75,9 @@ impl Items {
 }
 
 /// The gap closed in one draw; `None` where there is no gap in it.
-fn gap(metric: &Metric, host: f64, direct: f64, shifted: f64) -> Option<f64> {
-    metric.is_worse(host, direct).then(|| (shifted - host) / (direct - host))
+fn gap(lower_is_better: bool, host: f64, direct: f64, shifted: f64) -> Option<f64> {
+    let is_worse = if lower_is_better { host > direct } else { host < direct };
+    is_worse.then(|| (shifted - host) / (direct - host))
 }
 
 fn interval(mut values: Vec<f64>) -> Interval {
@@ -88,24 +89,21 @@ fn interval(mut values: Vec<f64>) -> Interval {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Column;
     use super::*;
 
-    fn shares(right: &[usize], of: usize) -> (Metric, Items) {
+    fn shares(right: &[usize], of: usize) -> Items {
         let values: Vec<Vec<f64>> = right
             .iter()
             .map(|&right| (0..of).map(|item| f64::from(u8::from(item < right))).collect())
             .collect();
-        let columns = Column::all(true, &vec![0.5; right.len() - 4]);
-        let scores: Vec<f64> = right.iter().map(|&r| r as f64 / of as f64).collect();
-        (Metric::new("accuracy", false, &columns, &scores), Items::alike(values))
+        Items::alike(values)
     }
 
     #[test]
     fn a_shares_interval_is_the_normal_one_and_always_the_same() {
-        let (metric, items) = shares(&[100, 50, 120, 200, 160], 400);
-        let found = items.intervals(&metric).unwrap();
-        assert_eq!(found, items.intervals(&metric).unwrap());
+        let items = shares(&[100, 50, 120, 200, 160], 400);
+        let found = items.intervals(false, true).unwrap();
+        assert_eq!(found, items.intervals(false, true).unwrap());
         for (interval, p) in found.scores.iter().zip([0.25, 0.125, 0.3, 0.5, 0.4f64]) {
             let half = 1.96 * (p * (1.0 - p) / 400.0).sqrt();
             assert!((interval.low - (p - half)).abs() < 0.25 * half, "{p}: {interval:?}");
@@ -118,19 +116,17 @@ mod tests {
 
     #[test]
     fn a_gap_that_may_not_be_there_has_no_interval() {
-        let (metric, items) = shares(&[100, 50, 120, 101, 100], 400);
-        let found = items.intervals(&metric).unwrap();
+        let items = shares(&[100, 50, 120, 101, 100], 400);
+        let found = items.intervals(false, true).unwrap();
         // The one item that makes the gap is not in every draw.
         assert_eq!(found.gaps, [None]);
-        assert_eq!(Items::alike(vec![vec![1.0]; 5]).intervals(&metric), None);
+        assert_eq!(Items::alike(vec![vec![1.0]; 5]).intervals(false, true), None);
     }
 
     #[test]
     fn items_count_by_their_size() {
-        let columns = Column::all(false, &[1.0]);
-        let metric = Metric::new("bits_per_byte", true, &columns, &[2.0, 2.0, 2.0, 2.0]);
         let items = Items { values: vec![vec![2.0, 400.0]; 4], sizes: vec![1.0, 200.0] };
-        let found = items.intervals(&metric).unwrap();
+        let found = items.intervals(true, false).unwrap();
         assert!(found.scores.iter().all(|i| (i.low, i.high) == (2.0, 2.0)), "{found:?}");
     }
 }

@@ -4,9 +4,10 @@
 //! true choices have of all, on average. Likelihoods are sums over tokens, not normalised by length.
 
 use super::bootstrap::Items;
+use super::metric::Metric;
 use super::passage::Passage;
 use super::prompts::{PromptOptions, Prompts};
-use super::report::{Metric, Report, counted};
+use super::report::{Report, counted};
 use super::setup::{Listen, Progress, Setup, check_alphas};
 use super::sweep::Scorer;
 use super::task::{Choice, Question};

@@ -51,7 +51,7 @@ pub fn starts_of_text(text: &str) -> Starts {
 
 /// The first items of a task.
 pub fn starts_of_items(kind: Kind, items: &Items) -> Starts {
-    let framed = |question: &String| (question.clone(), super::answers::frame(kind, question));
+    let framed = |question: &String| (question.clone(), kind.frame(question));
     match items {
         Items::Questions(all) => all.iter().take(TEXTS).map(|q| framed(&q.text)).collect(),
         Items::Asks(all) => all.iter().take(TEXTS).map(|a| framed(&a.question)).collect(),

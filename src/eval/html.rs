@@ -2,8 +2,9 @@
 
 use super::bootstrap::LEVEL;
 use super::heat::{Heat, HeatToken};
+use super::metric::{Metric, PERPLEXITY, percent};
 use super::plot;
-use super::report::{Metric, PERPLEXITY, Report, percent};
+use super::report::Report;
 use crate::decode::Candidate;
 use crate::error::{Error, Result};
 use minijinja::{Environment, Value, context};

@@ -2,8 +2,9 @@
 //! shifted host.
 
 use super::bootstrap::Items;
+use super::metric::Metric;
 use super::realtimeqa::Pick;
-use super::report::{Metric, Report, counted};
+use super::report::{Report, counted};
 use super::setup::{Listen, Progress, check_alphas};
 use super::{Column, Journal};
 use crate::combine::Control;

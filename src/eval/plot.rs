@@ -1,6 +1,6 @@
 //! Plots of a metric, as SVG.
 
-use super::report::{Metric, percent};
+use super::metric::{Metric, percent};
 use crate::error::{Error, Result};
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;

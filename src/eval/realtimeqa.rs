@@ -1,6 +1,6 @@
 //! Questions of the day with four choices, in the form in which RealTime QA is published (Kasai et al. 2022).
 
-use super::task::{Field, string, wrong};
+use super::record::{Field, string, wrong};
 use serde_json::Value;
 
 /// A question whose answer is one of a few choices, named by letters.

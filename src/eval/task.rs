@@ -1,10 +1,9 @@
 //! Task files in the forms in which TruthfulQA, GSM8K, TriviaQA, HumanEval and RealTime QA are published.
 
 use super::realtimeqa::{Pick, pick};
+use super::record::{Field, Records, kind_of, string, wrong};
 use crate::error::{Error, Result};
-use flate2::read::MultiGzDecoder;
 use serde_json::Value;
-use std::io::Read;
 use std::path::Path;
 
 /// What is evaluated.
@@ -38,6 +37,14 @@ impl Kind {
             Self::TriviaQa => "triviaqa",
             Self::HumanEval => "humaneval",
             Self::RealtimeQa => "realtimeqa",
+        }
+    }
+
+    /// A question as a text that a base model can go on with.
+    pub(super) fn frame(self, question: &str) -> String {
+        match self {
+            Self::Gsm8k => format!("Question: {question}\nAnswer:"),
+            _ => format!("Q: {question}\nA:"),
         }
     }
 
@@ -161,53 +168,18 @@ impl Items {
     }
 }
 
-/// Bytes that a gzipped file may unpack to: a small file can hold more than memory does.
-const MAX_UNPACKED: u64 = 256 << 20;
-
-/// Reads a file as text; gzipped ones are unpacked.
-///
-/// # Errors
-/// [`Error::File`] when it cannot be read, is not text in UTF-8, is empty, or unpacks to more than 256 MiB.
-pub fn read_text(path: &Path) -> Result<String> {
-    let failed =
-        |e: std::io::Error| Error::file(path, format!("cannot be read ({e})"), "give the path of a file");
-    let mut bytes = std::fs::read(path).map_err(failed)?;
-    if bytes.starts_with(&[0x1f, 0x8b]) {
-        let mut unpacked = Vec::new();
-        MultiGzDecoder::new(&bytes[..])
-            .take(MAX_UNPACKED + 1)
-            .read_to_end(&mut unpacked)
-            .map_err(|e| Error::file(path, format!("is gzipped, but broken ({e})"), "download it again"))?;
-        if unpacked.len() as u64 > MAX_UNPACKED {
-            let what = format!("is gzipped and holds more than {} MiB", MAX_UNPACKED >> 20);
-            return Err(Error::file(path, what, "unpack it, or give a part of it"));
-        }
-        bytes = unpacked;
-    }
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        Error::file(path, format!("holds a byte that is not UTF-8 at offset {at}"), "give a text in UTF-8")
-    })?;
-    if text.trim().is_empty() {
-        return Err(Error::file(path, "is empty", "give a file with at least one item"));
-    }
-    Ok(text)
-}
-
 /// Reads a task file: JSON lines, or one JSON document. Without `kind` the first record's fields tell; with `limit` only
 /// the first items are taken.
 ///
 /// # Errors
 /// [`Error::File`] with line and field for a broken record, and with what is known for a file of another kind.
 pub fn read(path: &Path, kind: Option<Kind>, limit: Option<usize>) -> Result<(Kind, Items)> {
-    let text = read_text(path)?;
-    let records = Records { path, lines: records(path, &text)? };
+    let records = Records::read(path)?;
     let limit = limit.unwrap_or(usize::MAX);
     if limit == 0 {
         return Err(Error::invalid("--limit", 0, "at least 1"));
     }
-    let first = records.lines.first().map_or(&Value::Null, |(_, record)| record);
-    let kind = kind.or_else(|| Kind::of(first)).ok_or_else(|| records.unknown(first))?;
+    let kind = kind.or_else(|| Kind::of(records.first())).ok_or_else(|| unknown(path, records.first()))?;
     let items = match kind {
         Kind::TruthfulQa => Items::Questions(records.map(limit, question)?),
         Kind::Gsm8k => Items::Asks(records.map(limit, gsm8k)?),
@@ -219,99 +191,16 @@ pub fn read(path: &Path, kind: Option<Kind>, limit: Option<usize>) -> Result<(Ki
     Ok((kind, items))
 }
 
-/// All records with what to call them in messages.
-fn records(path: &Path, text: &str) -> Result<Vec<(String, Value)>> {
-    let broken = |line: usize, e: &serde_json::Error| {
-        let reason = e.to_string();
-        let reason = reason.split(" at line ").next().unwrap_or(&reason);
-        let what = format!("line {line} is not JSON ({reason}, column {})", e.column());
-        Error::file(path, what, "expected one JSON object a line, or a JSON array of objects")
+fn unknown(path: &Path, first: &Value) -> Error {
+    let found = match first {
+        Value::Object(fields) => {
+            format!("a record with the fields {}", fields.keys().cloned().collect::<Vec<_>>().join(", "))
+        }
+        other => kind_of(other).into(),
     };
-    // Some editors begin a file with a mark.
-    let text = text.trim_start_matches('\u{feff}');
-    // A document over several lines, or an array: as a whole. TriviaQA keeps its records below `Data`.
-    let lines = || text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let first_line: serde_json::Result<Value> =
-        serde_json::from_str(lines().next().map_or("", |(_, line)| line));
-    if first_line.as_ref().is_ok_and(|record| record.is_object() && record.get("Data").is_none()) {
-        let record = |(i, line): (usize, &str)| match serde_json::from_str(line) {
-            Ok(value) => Ok((format!("line {}", i + 1), value)),
-            Err(e) => Err(broken(i + 1, &e)),
-        };
-        return lines().map(record).collect();
-    }
-    let whole: Value = match serde_json::from_str(text) {
-        Ok(value) => value,
-        Err(e) => return Err(broken(e.line(), &e)),
-    };
-    let listed = match whole {
-        Value::Array(records) => records,
-        Value::Object(mut object) => match object.remove("Data") {
-            Some(Value::Array(records)) => records,
-            _ => vec![Value::Object(object)],
-        },
-        other => vec![other],
-    };
-    Ok(listed.into_iter().enumerate().map(|(i, record)| (format!("record {}", i + 1), record)).collect())
-}
-
-struct Records<'a> {
-    path: &'a Path,
-    lines: Vec<(String, Value)>,
-}
-
-impl Records<'_> {
-    fn map<T>(&self, limit: usize, convert: fn(&Value) -> Field<T>) -> Result<Vec<T>> {
-        let one = |(name, record): &(String, Value)| {
-            if !record.is_object() {
-                let what = format!("{name} is {}", kind_of(record));
-                return Err(Error::file(self.path, what, "expected an object, such as {\"question\": …}"));
-            }
-            convert(record).map_err(|(field, what)| {
-                let help = "correct that record, or say with --as what the file is";
-                Error::file(self.path, format!("{name}: field `{field}`: {what}"), help)
-            })
-        };
-        self.lines.iter().take(limit).map(one).collect()
-    }
-
-    fn unknown(&self, first: &Value) -> Error {
-        let found = match first {
-            Value::Object(fields) => {
-                format!("a record with the fields {}", fields.keys().cloned().collect::<Vec<_>>().join(", "))
-            }
-            other => kind_of(other).into(),
-        };
-        let known = Kind::TASKS.iter().map(|k| format!("{} has {}", k.name(), k.fields()));
-        let help = format!("known are: {}", known.collect::<Vec<_>>().join("; "));
-        Error::file(self.path, format!("is no task that is known: it begins with {found}"), help)
-    }
-}
-
-/// A value, or the field that is wrong and why.
-pub(super) type Field<T> = std::result::Result<T, (String, String)>;
-
-fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "nothing",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-}
-
-pub(super) fn wrong<T>(field: &str, value: Option<&Value>, expected: &str) -> Field<T> {
-    let given = value.map_or("it is missing", kind_of);
-    Err((field.into(), format!("{given}, expected {expected}")))
-}
-
-pub(super) fn string(record: &Value, field: &str) -> Field<String> {
-    match record.get(field) {
-        Some(Value::String(text)) => Ok(text.clone()),
-        other => wrong(field, other, "a text"),
-    }
+    let known = Kind::TASKS.iter().map(|k| format!("{} has {}", k.name(), k.fields()));
+    let help = format!("known are: {}", known.collect::<Vec<_>>().join("; "));
+    Error::file(path, format!("is no task that is known: it begins with {found}"), help)
 }
 
 fn question(record: &Value) -> Field<Question> {

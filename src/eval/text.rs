@@ -5,8 +5,9 @@
 //! models of different vocabularies comparable.
 
 use super::bootstrap::Items;
+use super::metric::{Metric, PERPLEXITY};
 use super::passage::Passage;
-use super::report::{Metric, PERPLEXITY, Report, counted};
+use super::report::{Report, counted};
 use super::setup::{Listen, Progress, Setup, check_alphas};
 use super::sweep::Scorer;
 use super::{Column, Journal};

@@ -9,6 +9,7 @@ mod chooser;
 mod combined;
 mod history;
 mod lane;
+mod message;
 mod owner;
 mod placement;
 pub mod plan;

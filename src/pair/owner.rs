@@ -1,7 +1,7 @@
 //! What owns a pair behind a [`Runner`](super::Runner), on whichever thread it runs: takes messages in, and runs rounds for the wishes in
 //! them.
 
-use super::runner::{Message, Wish};
+use super::message::{Message, Wish};
 use super::sync::{Arc, Receiver};
 use super::whole_step::{Done, WholeStep};
 use super::{Pair, Placement, RunnerStats, SequenceId};

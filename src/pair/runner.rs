@@ -1,5 +1,6 @@
 //! The handle to a pair that many sequences share.
 
+use super::message::Message;
 use super::owner::Owner;
 use super::sync::{Arc, Mutex, PoisonError, Receiver, Sender, TryLockError, TryRecvError, thread, unbounded};
 use super::{History, Pair, Placement, RunnerStats, SequenceId};
@@ -10,26 +11,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// Messages that nobody has taken in yet, beyond which those who send them do it where the runner has no thread. Few where orders of
 /// events are tried.
 const MOST_UNREAD: usize = if cfg!(shuttle) { 2 } else { 1024 };
-
-/// A wish for the offsets at the last `rows` positions of a history.
-pub(super) struct Wish {
-    pub sequence: SequenceId,
-    pub history: History,
-    pub rows: usize,
-    /// Whether the proxies' log-probabilities are wanted beside the offsets.
-    pub explains: bool,
-    /// A buffer to write into.
-    pub offset: Vec<f32>,
-    pub reply: Sender<Result<Vec<f32>>>,
-}
-
-pub(super) enum Message {
-    /// Waits for the next `Start`, so that one round serves all that have come by then.
-    Wish(Wish),
-    Start,
-    Remove(SequenceId),
-    Stop,
-}
 
 /// Owns a [`Pair`] and serves any number of [`Sequence`](super::Sequence)s: on a thread of its own, or on the threads
 /// of those who wait.

@@ -1,7 +1,8 @@
 //! A sequence as an engine's adapter holds it.
 
 use super::History;
-use super::runner::{Link, Message, Wish};
+use super::message::{Message, Wish};
+use super::runner::Link;
 use super::sync::{Receiver, bounded};
 use crate::combine::{Control, Logit, Shift};
 use crate::error::Result;

@@ -1,29 +1,10 @@
 //! LoRA adapters: a tuned model as a small addition to the weights of an untuned one, which both share.
 
-use super::model::LlamaModel;
-use super::{gguf, sys};
+use super::sys;
+use super::weights::Weights;
 use crate::error::Result;
 use std::path::Path;
-
-impl LlamaModel {
-    /// Reads a LoRA adapter for this model and returns the tuned and the plain model, in this order: one copy of the
-    /// weights in memory, two models to make contexts of. Of a model that was loaded without weights the file is checked
-    /// only.
-    ///
-    /// llama.cpp adds an adapter's part to each matrix product, for all sequences of a context; so the two models cannot
-    /// share a forward pass.
-    ///
-    /// # Errors
-    /// [`Error::Model`](crate::Error::Model) for a file that is no LoRA adapter, is broken or truncated, belongs to another
-    /// model, or holds what llama.cpp would leave out; [`Error::Invalid`](crate::Error::Invalid) for a model that has an
-    /// adapter already.
-    pub fn with_lora(mut self, path: &Path) -> Result<[Self; 2]> {
-        gguf::check(path)?;
-        let adapter = Adapter::load(&mut self, path)?;
-        let tuned = Self { weights: self.weights.clone(), adapter, path: path.into() };
-        Ok([tuned, self])
-    }
-}
+use std::sync::Arc;
 
 #[cfg(not(llama_without_adapters))]
 pub(super) use with::Adapter;
@@ -37,7 +18,6 @@ mod with {
     use crate::error::Error;
     use std::ffi::CString;
     use std::ptr::NonNull;
-    use std::sync::Arc;
 
     /// An adapter in memory. The engine frees it with the weights that it belongs to.
     pub struct Adapter(NonNull<sys::llama_adapter_lora>);
@@ -48,11 +28,12 @@ mod with {
     unsafe impl Sync for Adapter {}
 
     impl Adapter {
-        /// `None` for a model without weights: then the file has been checked.
-        pub fn load(model: &mut LlamaModel, path: &Path) -> Result<Option<Self>> {
-            lora::check(path, model.path())?;
+        /// Reads an adapter for the weights of the file `base`. `None` where only their metadata was read: then the file has
+        /// been checked.
+        pub fn load(weights: &mut Arc<Weights>, base: &Path, path: &Path) -> Result<Option<Self>> {
+            lora::check(path, base)?;
             // The engine adds the adapter to the model's own list: nobody else may have the model meanwhile.
-            let Some(weights) = Arc::get_mut(&mut model.weights) else {
+            let Some(weights) = Arc::get_mut(weights) else {
                 return Err(Error::invalid("LoRA adapter", path.display(), "one for each model"));
             };
             if weights.vocab_only {
@@ -62,7 +43,7 @@ mod with {
                 .map_err(|_| Error::invalid("adapter path", path.display(), "a path without NUL"))?;
             // SAFETY: the model is alive and nobody else's; the path is a string.
             let (raw, reason) = log::with_last_error(|| unsafe {
-                sys::llama_adapter_lora_init(model.raw(), c_path.as_ptr())
+                sys::llama_adapter_lora_init(weights.raw.as_ptr(), c_path.as_ptr())
             });
             let reason = if reason.is_empty() { "no reason given" } else { &reason };
             NonNull::new(raw).map(|raw| Some(Self(raw))).ok_or_else(|| Error::Model {
@@ -96,7 +77,7 @@ mod without {
     pub enum Adapter {}
 
     impl Adapter {
-        pub fn load(_: &mut LlamaModel, path: &Path) -> Result<Option<Self>> {
+        pub fn load(_: &mut Arc<Weights>, _: &Path, path: &Path) -> Result<Option<Self>> {
             let expected =
                 "a whole tuned model (tuned): this llama.cpp has not the functions that LoRA adapters need";
             Err(Error::invalid("tuned_lora", path.display(), expected))

@@ -16,6 +16,7 @@ mod pool;
 mod sampler;
 #[cfg(not(feature = "llama"))]
 pub(crate) mod system;
+mod weights;
 
 pub use context::{ContextOptions, LlamaContext};
 pub use model::{LlamaModel, LoadOptions};

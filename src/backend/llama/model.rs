@@ -1,6 +1,7 @@
 //! A model's weights and vocabulary, shared by any number of contexts.
 
 use super::adapter::Adapter;
+use super::weights::Weights;
 use super::{gguf, log, sys};
 use crate::error::{Error, Result};
 use crate::vocab::{Entry, Kind, Token, Vocabulary};
@@ -28,25 +29,10 @@ pub struct LoadOptions<'a> {
 /// A loaded GGUF model, perhaps with a LoRA adapter over weights that another model shares
 /// ([`with_lora`](Self::with_lora)).
 pub struct LlamaModel {
-    pub(super) weights: Arc<Weights>,
+    weights: Arc<Weights>,
     pub(super) adapter: Option<Adapter>,
-    pub(super) path: PathBuf,
+    path: PathBuf,
 }
-
-/// A model as the engine knows it.
-pub(super) struct Weights {
-    raw: NonNull<sys::llama_model>,
-    /// Whether metadata and vocabulary are all there is.
-    pub(super) vocab_only: bool,
-    /// Whether somebody else frees it.
-    borrowed: bool,
-}
-
-// SAFETY: llama.cpp's models are immutable after loading and made to be shared by contexts on several threads. What adds
-// to one, an adapter, is done while nobody else has it (`with_lora`).
-unsafe impl Send for Weights {}
-// SAFETY: as above; only functions that take a const model are called through a shared reference.
-unsafe impl Sync for Weights {}
 
 impl LlamaModel {
     /// Loads a model from a GGUF file.
@@ -99,6 +85,24 @@ impl LlamaModel {
                     .into(),
             }),
         }
+    }
+
+    /// Reads a LoRA adapter for this model and returns the tuned and the plain model, in this order: one copy of the
+    /// weights in memory, two models to make contexts of. Of a model that was loaded without weights the file is checked
+    /// only.
+    ///
+    /// llama.cpp adds an adapter's part to each matrix product, for all sequences of a context; so the two models cannot
+    /// share a forward pass.
+    ///
+    /// # Errors
+    /// [`Error::Model`](crate::Error::Model) for a file that is no LoRA adapter, is broken or truncated, belongs to another
+    /// model, or holds what llama.cpp would leave out; [`Error::Invalid`](crate::Error::Invalid) for a model that has an
+    /// adapter already.
+    pub fn with_lora(mut self, path: &Path) -> Result<[Self; 2]> {
+        gguf::check(path)?;
+        let adapter = Adapter::load(&mut self.weights, &self.path, path)?;
+        let tuned = Self { weights: self.weights.clone(), adapter, path: path.into() };
+        Ok([tuned, self])
     }
 
     /// The model of a context that somebody else made; not freed here.
@@ -289,15 +293,6 @@ impl LlamaModel {
             Entry { bytes: self.piece(id as Token, true), kind }
         };
         Vocabulary::new((0..self.vocab_len()).map(entry).collect())
-    }
-}
-
-impl Drop for Weights {
-    fn drop(&mut self) {
-        if !self.borrowed {
-            // SAFETY: nobody else frees it, and contexts hold an `Arc` of it. Its adapters go with it.
-            unsafe { sys::llama_model_free(self.raw.as_ptr()) }
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Nothing here panics into the host: what does panic is said once, and the host goes on as if it had no sampler.
 
-use super::{Chain, Host, Row, Tuner, hooks, say};
+use super::{Chain, Host, Row, Tuner, heard, say};
 use crate::backend::llama::{LlamaModel, sys};
 use crate::vocab::Token;
 use std::cell::RefCell;
@@ -82,7 +82,7 @@ unsafe extern "C" fn accept(sampler: *mut llama_sampler, token: llama_token) {
         // Places of an image have no token.
         if let Ok(token) = Token::try_from(token) {
             // SAFETY: llama.cpp passes our own sampler.
-            unsafe { state(sampler) }.accept(token, !hooks::hears_passes());
+            unsafe { state(sampler) }.accept(token, !heard::hears_passes());
         }
     });
 }
@@ -98,7 +98,7 @@ unsafe extern "C" fn apply(sampler: *mut llama_sampler, candidates: *mut llama_t
             (state(sampler), &mut array.sorted, std::slice::from_raw_parts_mut(array.data, array.size))
         };
         *array = false;
-        let Some(context) = hooks::fetched(|place| state.learn(place)) else {
+        let Some(context) = heard::fetched(|place| state.learn(place)) else {
             return state.apply(None, rows);
         };
         // SAFETY: this thread has just fetched logits of this context.

@@ -3,51 +3,20 @@
 //! All of it is bookkeeping, but for [`chain_add`], which puts our sampler at the head of each chain.
 
 use super::ffi::{guard, is_ours, wrap};
-use super::{Chain, Entry, Passes, Place, Tuner, say};
+use super::heard::{self, passes};
+use super::{Chain, Entry, Tuner, say};
 use crate::backend::llama::sys;
 use crate::config::{OnError, read_on_error};
 use crate::vocab::Token;
-use std::cell::Cell;
 use std::path::Path;
-use std::ptr::null;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 #[cfg(all(not(feature = "llama"), not(feature = "llama-linked")))]
 pub use sys::find_anywhere;
 pub use sys::{llama_batch, llama_context, llama_sampler};
 
-thread_local! {
-    /// Whose logits this thread fetched last, and which row.
-    static FETCHED: Cell<(*const llama_context, i32)> = const { Cell::new((null(), 0)) };
-}
-
 /// The tuner that `PROXYTUNE_CONFIG` asks for; set up when the first chain is made.
 static PRELOADED: OnceLock<Option<Arc<Tuner>>> = OnceLock::new();
-static PASSES: LazyLock<Mutex<Passes>> = LazyLock::new(Mutex::default);
-static HEARS_PASSES: AtomicBool = AtomicBool::new(false);
-
-fn passes() -> MutexGuard<'static, Passes> {
-    PASSES.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Whether this library hears of the host's forward passes.
-pub(super) fn hears_passes() -> bool {
-    HEARS_PASSES.load(Relaxed)
-}
-
-/// The context whose logits this thread fetched last, where it is known and alive; `learn` is told what they are for.
-pub(super) fn fetched(learn: impl FnOnce(&Place<'_>)) -> Option<*const llama_context> {
-    let (context, i) = FETCHED.get();
-    let passes = passes();
-    if !passes.knows(context as usize) {
-        return None;
-    }
-    if let Some(place) = passes.place(context as usize, i) {
-        learn(&place);
-    }
-    Some(context)
-}
 
 fn preload() -> Option<Arc<Tuner>> {
     #[cfg(not(feature = "llama"))]
@@ -92,7 +61,7 @@ pub unsafe fn chain_add(chain: *mut llama_sampler, sampler: *mut llama_sampler) 
 
 /// This thread fetches row `i` of a context's logits.
 pub fn fetch(context: *const llama_context, i: i32) {
-    FETCHED.set((context, i));
+    heard::fetch(context, i);
 }
 
 /// A context is freed.
@@ -122,7 +91,7 @@ pub fn process(context: *mut llama_context, batch: usize) {
 }
 
 fn starts_pass() {
-    HEARS_PASSES.store(true, Relaxed);
+    heard::pass();
     if let Some(Some(tuner)) = PRELOADED.get() {
         tuner.host_computes();
     }

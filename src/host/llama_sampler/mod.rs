@@ -6,6 +6,7 @@
 
 mod chain;
 pub mod ffi;
+mod heard;
 pub mod hooks;
 mod passes;
 mod tuner;
