@@ -89,7 +89,7 @@ def text(x: float, y: float, words: str, more: str = "") -> str:
 def panel(group: str, figures: list[Figure]) -> list[str]:
     """Bars of each case beside each other, and the floor across them."""
     ours = [f for f in figures if f.what != FLOOR]
-    names = list(dict.fromkeys(f.what for f in ours))
+    names, cases = (list(dict.fromkeys(of)) for of in ([f.what for f in ours], [f.case for f in ours]))
     most = max(f.ns for f in figures)
     scale = NS[unit(most)]
     width = (PANEL - LEFT - GAP) / len(ours)
@@ -99,7 +99,7 @@ def panel(group: str, figures: list[Figure]) -> list[str]:
         y = bottom - share * tall
         parts.append(f'<path d="M{LEFT} {y:.1f}H{PANEL - GAP}" stroke="#ddd"/>')
         parts.append(text(LEFT - 5, y + 4, f"{share * most / scale:.3g}", 'text-anchor="end"'))
-    for at, one in enumerate(sorted(ours, key=lambda f: [o.case for o in ours].index(f.case))):
+    for at, one in enumerate(sorted(ours, key=lambda f: cases.index(f.case))):
         x, high = LEFT + at * width, tall * one.ns / most
         colour = OURS[names.index(one.what) % len(OURS)]
         parts.append(

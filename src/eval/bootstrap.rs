@@ -45,9 +45,9 @@ impl Items {
         Self { values, sizes }
     }
 
-    /// The intervals over these items, none for fewer than two of them, of a metric of which less is better or more, with or
-    /// without a directly tuned model.
-    pub fn intervals(&self, lower_is_better: bool, has_direct: bool) -> Option<Intervals> {
+    /// The intervals over these items, with or without a directly tuned model among the columns; none for fewer than two items.
+    /// `is_worse` says whether its first score is worse than its second.
+    pub fn intervals(&self, has_direct: bool, is_worse: impl Fn(f64, f64) -> bool) -> Option<Intervals> {
         let count = self.sizes.len();
         if count < 2 {
             return None;
@@ -64,20 +64,20 @@ impl Items {
         }
         let first = 3 + usize::from(has_direct);
         let gaps = scores.iter().skip(first).map(|shifted| {
-            has_direct.then_some(())?;
-            let of = |draw: usize| gap(lower_is_better, scores[0][draw], scores[3][draw], shifted[draw]);
+            if !has_direct {
+                return None;
+            }
+            // `None` where there is no gap in a draw.
+            let of = |draw: usize| {
+                let (host, direct) = (scores[0][draw], scores[3][draw]);
+                is_worse(host, direct).then(|| (shifted[draw] - host) / (direct - host))
+            };
             let gaps: Option<Vec<f64>> = (0..RESAMPLES).map(of).collect();
             gaps.map(interval)
         });
         let gaps = gaps.collect();
         Some(Intervals { scores: scores.into_iter().map(interval).collect(), gaps })
     }
-}
-
-/// The gap closed in one draw; `None` where there is no gap in it.
-fn gap(lower_is_better: bool, host: f64, direct: f64, shifted: f64) -> Option<f64> {
-    let is_worse = if lower_is_better { host > direct } else { host < direct };
-    is_worse.then(|| (shifted - host) / (direct - host))
 }
 
 fn interval(mut values: Vec<f64>) -> Interval {
@@ -102,8 +102,8 @@ mod tests {
     #[test]
     fn a_shares_interval_is_the_normal_one_and_always_the_same() {
         let items = shares(&[100, 50, 120, 200, 160], 400);
-        let found = items.intervals(false, true).unwrap();
-        assert_eq!(found, items.intervals(false, true).unwrap());
+        let found = items.intervals(true, |a, b| a < b).unwrap();
+        assert_eq!(found, items.intervals(true, |a, b| a < b).unwrap());
         for (interval, p) in found.scores.iter().zip([0.25, 0.125, 0.3, 0.5, 0.4f64]) {
             let half = 1.96 * (p * (1.0 - p) / 400.0).sqrt();
             assert!((interval.low - (p - half)).abs() < 0.25 * half, "{p}: {interval:?}");
@@ -117,16 +117,16 @@ mod tests {
     #[test]
     fn a_gap_that_may_not_be_there_has_no_interval() {
         let items = shares(&[100, 50, 120, 101, 100], 400);
-        let found = items.intervals(false, true).unwrap();
+        let found = items.intervals(true, |a, b| a < b).unwrap();
         // The one item that makes the gap is not in every draw.
         assert_eq!(found.gaps, [None]);
-        assert_eq!(Items::alike(vec![vec![1.0]; 5]).intervals(false, true), None);
+        assert_eq!(Items::alike(vec![vec![1.0]; 5]).intervals(true, |a, b| a < b), None);
     }
 
     #[test]
     fn items_count_by_their_size() {
         let items = Items { values: vec![vec![2.0, 400.0]; 4], sizes: vec![1.0, 200.0] };
-        let found = items.intervals(true, false).unwrap();
+        let found = items.intervals(false, |a, b| a > b).unwrap();
         assert!(found.scores.iter().all(|i| (i.low, i.high) == (2.0, 2.0)), "{found:?}");
     }
 }

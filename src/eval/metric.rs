@@ -68,7 +68,7 @@ impl Metric {
 
     /// With intervals over the items that it was made of.
     pub(super) fn over(mut self, items: &Items) -> Self {
-        self.intervals = items.intervals(self.lower_is_better, self.direct.is_some());
+        self.intervals = items.intervals(self.direct.is_some(), |a, b| self.is_worse(a, b));
         self
     }
 
